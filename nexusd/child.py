@@ -1,0 +1,214 @@
+"""A process that works for the daemon: started, watched, restarted, asked.
+
+Owns the process, the pipe to it, the requests under way and the pace of restarts. Knows no meaning of
+any operation. A child that dies fails every request under way with `ChildUnavailable`; a child that does
+not answer within a call's deadline is killed, so that no write of a timed-out call can still happen later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from nexusd.child_channel import LENGTH, MAX_CHILD_FRAME_BYTES, pack_frame
+from nexusd.errors import NexusError
+
+FIRST_RESTART_DELAY_S = 0.1
+MAX_RESTART_DELAY_S = 10.0
+HEALTHY_AFTER_S = 10.0  # a child that lived this long starts its backoff anew
+CLOSE_GRACE_S = 5.0
+
+
+class ChildUnavailable(NexusError):
+    """The child process is not running, died before it answered, or did not answer in time."""
+
+
+class ChildRefused(NexusError):
+    """The child answered that it cannot do this. `kind` says why, `details` has the rest."""
+
+    def __init__(self, kind: str, message: str, details: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.details = details
+
+
+class ChildProcess:
+    """`python -m MODULE FD ARGUMENT...`, kept alive from the first call (or `start`) until `close`."""
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: list[str],
+        *,
+        on_started: Callable[[ChildProcess], Awaitable[None]] | None = None,
+    ) -> None:
+        self.name = name
+        self.restarts = 0
+        self.last_error = ""
+        self._module = module
+        self._arguments = arguments
+        self._on_started = on_started
+        self._log = structlog.get_logger("nexusd.child").bind(child=name)
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()
+        self._closing = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def running(self) -> bool:
+        """Whether calls are taken right now."""
+        return self._up.is_set()
+
+    def start(self) -> None:
+        """Start it, if it was not; returns at once."""
+        if self._keeper is None and not self._closing:
+            self._keeper = asyncio.create_task(self._keep(), name=f"child:{self.name}")
+
+    async def call(self, op: str, payload: object, *, timeout_s: float) -> Any:
+        """Ask the child and wait for its answer.
+
+        Raises:
+            ChildUnavailable: it is not there, died, or took longer than `timeout_s` (and was killed for it).
+            ChildRefused: it answered no.
+        """
+        self.start()
+        deadline = time.monotonic() + timeout_s
+        try:
+            await asyncio.wait_for(self._up.wait(), timeout_s)
+        except TimeoutError:
+            raise ChildUnavailable(f"{self.name} is not running: {self.last_error or 'starting'}") from None
+        return await self._exchange(op, payload, max(0.001, deadline - time.monotonic()))
+
+    async def call_starting(self, op: str, payload: object, *, timeout_s: float) -> Any:
+        """As `call`, but for `on_started`: the child takes no other calls yet."""
+        return await self._exchange(op, payload, timeout_s)
+
+    async def _exchange(self, op: str, payload: object, timeout_s: float) -> Any:
+        writer = self._writer
+        if writer is None or self._closing:
+            raise ChildUnavailable(f"{self.name} is not running: {self.last_error or 'stopped'}")
+        request_id = next(self._ids)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = reply
+        try:
+            writer.write(pack_frame([request_id, op, payload]))
+            async with asyncio.timeout(timeout_s):
+                return await reply
+        except TimeoutError:
+            self.last_error = f"no answer to {op} within {timeout_s:.1f} s"
+            self._log.error("child does not answer; killing it", op=op, timeout_s=round(timeout_s, 1))
+            self.kill()
+            raise ChildUnavailable(f"{self.name}: {self.last_error}") from None
+        finally:
+            self._waiting.pop(request_id, None)
+
+    def kill(self) -> None:
+        """End the process now; it will be started again."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it was faster
+                self._process.kill()
+
+    async def close(self) -> None:
+        """Close the pipe, give the child a moment to end, then insist."""
+        self._closing = True
+        if self._keeper is None:
+            return
+        if self._writer is not None:
+            self._writer.close()
+        if self._process is not None:
+            try:
+                async with asyncio.timeout(CLOSE_GRACE_S):
+                    await self._process.wait()
+            except TimeoutError:
+                self.kill()
+        self._keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keeper
+        self._keeper = None
+
+    async def _keep(self) -> None:
+        """Run the child, again and again, until closed."""
+        delay_s = FIRST_RESTART_DELAY_S
+        while not self._closing:
+            began = time.monotonic()
+            try:
+                await self._run_once()
+            except (OSError, ChildUnavailable, ChildRefused) as error:
+                self.last_error = str(error)
+            if self._closing:
+                return
+            if time.monotonic() - began > HEALTHY_AFTER_S:
+                delay_s = FIRST_RESTART_DELAY_S
+            self.restarts += 1
+            self._log.warning("child ended; restarting", reason=self.last_error, delay_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_RESTART_DELAY_S)
+
+    async def _run_once(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            # isolated from the caller's directory and site customisation, but in our own environment
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", self._module, str(theirs.fileno()), *self._arguments,
+                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        receiving = asyncio.create_task(self._receive(reader), name=f"child:{self.name}:receive")
+        try:
+            if self._on_started is not None:
+                await self._on_started(self)
+            self._log.info("child started", pid=self._process.pid)
+            self._up.set()
+            await receiving
+        finally:
+            self._up.clear()
+            self.kill()
+            returncode = await self._process.wait()
+            self.last_error = f"ended with {returncode}" if not self.last_error else self.last_error
+            self._process = None
+            receiving.cancel()
+            self._writer.close()
+            self._writer = None
+            for reply in self._waiting.values():
+                if not reply.done():
+                    reply.set_exception(ChildUnavailable(f"{self.name} died before it answered"))
+            self._waiting.clear()
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        """Hand each reply to its caller, until the child closes the pipe."""
+        try:
+            while True:
+                (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                if length > MAX_CHILD_FRAME_BYTES:
+                    raise ChildUnavailable(f"{self.name} sent a broken frame")
+                request_id, succeeded, payload = msgspec.msgpack.decode(await reader.readexactly(length))
+                reply = self._waiting.get(request_id)
+                if reply is None or reply.done():  # its caller went away
+                    continue
+                if succeeded:
+                    self.last_error = ""
+                    reply.set_result(payload)
+                else:
+                    kind, message = payload.pop("kind"), payload.pop("message")
+                    reply.set_exception(ChildRefused(kind, message, payload))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return

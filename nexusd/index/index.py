@@ -1,0 +1,107 @@
+"""What the rest of the daemon asks of a vector index.
+
+Owns the protocol and its value types. A vector is `bytes`: float32, little-endian, `dimension` of them;
+so no part of the main process needs numpy. Every implementation passes tests/integration/test_index_contract.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from nexusd.index.filters import Filter
+
+Vector = bytes
+Distance = Literal["Cosine", "Dot", "Euclid"]
+Payload = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """A physical collection: name, dimension, distance."""
+
+    name: str
+    dimension: int
+    distance: Distance = "Cosine"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A row's place in the index. `version` is the row's; it comes back with hits and scrolls."""
+
+    id: int
+    version: int
+    vector: Vector
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A neighbour: similarity under the collection's distance, higher is nearer."""
+
+    id: int
+    version: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PointVersion:
+    """An id and the version of the row that the index holds."""
+
+    id: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHealth:
+    """Whether the index answers, why not, and what it is busy with (for status and for people)."""
+
+    available: bool
+    detail: str
+    rebuilding: bool = False
+    restarts: int = 0
+    process_ids: tuple[int, ...] = ()
+
+
+class Index(Protocol):
+    """A vector index. Every method but `health` raises IndexUnavailable when it cannot answer now."""
+
+    async def start(self) -> None:
+        """Begin; does not wait until the index answers and does not fail because it does not."""
+
+    async def close(self) -> None:
+        """Flush and stop."""
+
+    async def ensure(self, spec: CollectionSpec) -> None:
+        """Make the collection if it is missing.
+
+        Raises:
+            DimensionMismatch: it exists with another dimension or distance.
+        """
+
+    async def drop(self, collection: str) -> None:
+        """Remove the collection and what it holds; no error if there is none."""
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Store points; returns when they are on disk. All or none of the points is refused.
+
+        Raises:
+            DimensionMismatch: a vector is not of the collection's dimension.
+            BadContent: a vector holds NaN or Inf, or is all zero.
+        """
+
+    async def delete(self, collection: str, ids: Sequence[int]) -> None:
+        """Remove points; returns when that is on disk. Ids that are not there are no error."""
+
+    async def search(self, collection: str, vector: Vector, limit: int, where: Filter | None) -> list[Hit]:
+        """The `limit` nearest points that pass the filter, nearest first."""
+
+    async def scroll(self, collection: str, after_id: int, limit: int) -> list[PointVersion]:
+        """Up to `limit` ids greater than `after_id` with their versions, ascending."""
+
+    async def count(self, collection: str) -> int:
+        """How many points the collection holds, exactly."""
+
+    def health(self) -> IndexHealth:
+        """The state as last seen; never waits."""

@@ -1,0 +1,119 @@
+"""Search over all memories, and the context package made from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from nexusd.model.episodes import Episode
+from nexusd.model.fields import Id, Params, TimeMs
+
+Collection = Literal["episodes"]
+Mode = Literal["hybrid", "keyword", "semantic"]
+Part = Literal["index", "embedder"]
+Query = Annotated[str, Meta(min_length=1, max_length=8192, description="What to look for, in plain words.")]
+
+
+class MemoryFilter(Params, frozen=True, kw_only=True):
+    """What a hit must be; holds in both engines before the best are chosen, and again on the rows."""
+
+    session_id: Annotated[Id | None, Meta(description="Only in this session.")] = None
+    project_id: Annotated[Id | None, Meta(description="Only in sessions of this project.")] = None
+    since: Annotated[TimeMs | None, Meta(description="Created at or after.")] = None
+    until: Annotated[TimeMs | None, Meta(description="Created before.")] = None
+    metadata: Annotated[
+        dict[str, str | int | bool], Meta(description="Top-level metadata entries that must be equal.")
+    ] = {}
+
+
+class SearchMemory(Params, frozen=True, kw_only=True):
+    """Parameters of memory.search."""
+
+    query: Query
+    mode: Annotated[Mode, Meta(description="Which engines look: both, words only, or meaning only.")] = "hybrid"
+    collections: Annotated[list[Collection], Meta(min_length=1, description="Where to look; everywhere if not given.")] = msgspec.field(default_factory=lambda: ["episodes"])
+    limit: Annotated[int, Meta(ge=1, le=100, description="How many hits at most.")] = 10
+    filter: Annotated[MemoryFilter, Meta(description="What a hit must be.")] = MemoryFilter()
+    explain: Annotated[bool, Meta(description="Show each engine's rank and score for every hit.")] = False
+
+
+class EngineScore(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One engine's part in a hit: 1-based rank, raw score, and the score after normalisation."""
+
+    rank: int
+    score: float
+    normalised: float
+
+
+class HitExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How a hit's score came about; an engine that did not find it is null."""
+
+    keyword: EngineScore | None
+    semantic: EngineScore | None
+
+
+class MemoryHit(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One memory found. `score` orders hits of one answer; it is not comparable between answers."""
+
+    collection: Collection
+    id: Id
+    score: float
+    record: Episode
+    explain: HitExplanation | None = None
+
+
+class SearchExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the search did: the terms it asked for, those it left out, and where the time went."""
+
+    terms: list[str]
+    dropped_terms: list[str]
+    keyword_candidates: int
+    semantic_candidates: int
+    stale_hits: int
+    embed_us: int
+    keyword_us: int
+    semantic_us: int
+    total_us: int
+
+
+class MemoryHits(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What memory.search answers. `degraded` names the parts that could not help; [] when all did."""
+
+    items: list[MemoryHit]
+    degraded: list[Part]
+    explain: SearchExplanation | None = None
+
+
+class BuildContext(Params, frozen=True, kw_only=True):
+    """Parameters of memory.context."""
+
+    query: Query
+    token_budget: Annotated[int, Meta(ge=16, le=1_000_000, description="Tokens the text may take.")] = 2000
+    session_id: Annotated[Id | None, Meta(description="The running session; its latest turns come first.")] = None
+    recent_turns: Annotated[int, Meta(ge=0, le=50, description="How many of its latest turns.")] = 4
+    filter: Annotated[MemoryFilter, Meta(description="What a remembered hit must be.")] = MemoryFilter()
+
+
+class ContextItem(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One piece of a context package and what it costs."""
+
+    collection: Collection
+    id: Id
+    reason: Literal["recent", "hit"]
+    tokens: int
+    score: float | None
+    created_at: TimeMs
+
+
+class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What memory.context answers: a text for a prompt, what it is made of, and what had no room."""
+
+    text: str
+    tokens: int
+    token_budget: int
+    items: list[ContextItem]
+    left_out: list[ContextItem]
+    degraded: list[Part]
+

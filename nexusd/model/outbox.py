@@ -1,0 +1,81 @@
+"""The outbox as callers see it: work that the index still owes to the rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from nexusd.model.fields import Id, Mutation, Page, Params, Record, TimeMs
+
+OutboxState = Literal["pending", "inflight", "dead"]
+BreakerState = Literal["closed", "open", "half_open"]
+
+
+class OutboxRow(Record, frozen=True, kw_only=True):
+    """One row that waits for the index, or was given up (state dead) and why."""
+
+    seq: int
+    collection: str
+    row_id: Id
+    version: int
+    op: Literal["upsert", "delete"]
+    state: OutboxState
+    attempts: int
+    not_before: TimeMs
+    error_kind: str | None
+    error: str | None
+    created_at: TimeMs
+
+
+class ListOutbox(Page, frozen=True, kw_only=True):
+    """Parameters of outbox.list: oldest first."""
+
+    state: Annotated[OutboxState | None, Meta(description="Only rows in this state.")] = None
+    collection: Annotated[str | None, Meta(description="Only rows of this collection.")] = None
+
+
+class OutboxStatus(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How far the index is behind the rows."""
+
+    pending: int
+    inflight: int
+    dead: int
+    oldest_age_ms: int | None
+    rows_per_second: float
+    drain_estimate_ms: int | None
+    embedder: BreakerState
+    index: BreakerState
+
+
+class WaitOutbox(Params, frozen=True, kw_only=True):
+    """Parameters of outbox.wait: until the named rows, or all, have left the outbox."""
+
+    collection: Annotated[str | None, Meta(description="With rowIds: their collection.")] = None
+    row_ids: Annotated[list[Id], Meta(max_length=500, description="Rows to wait for; all if empty.")] = []
+    timeout_ms: Annotated[int, Meta(ge=1, le=60_000, description="How long to wait at most.")] = 10_000
+
+    def __post_init__(self) -> None:
+        """A row is named by its collection and id together."""
+        if self.row_ids and self.collection is None:
+            raise ValueError("expected `collection` beside `rowIds`")
+
+
+class WaitedOutbox(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What outbox.wait answers: done, or what is still pending or dead when the time was up."""
+
+    done: bool
+    pending: int
+    dead: int
+
+
+class RetryOutbox(Mutation, frozen=True, kw_only=True):
+    """Parameters of outbox.retry: the named dead letters, or all."""
+
+    seqs: Annotated[list[Id], Meta(max_length=500, description="Which; all dead letters if empty.")] = []
+
+
+class RetriedOutbox(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What outbox.retry answers."""
+
+    retried: int

@@ -1,0 +1,1 @@
+"""Bytes <-> requests: listeners, connections, auth, dispatch, discovery. Knows no resource."""

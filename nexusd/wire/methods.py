@@ -1,0 +1,85 @@
+"""What a method is to the wire, and the table of them.
+
+Owns the description of a method and of one call. `api` makes `Method`s and registers them; dispatch
+calls them; discovery and help describe them. Knows no resource.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from nexusd.errors import RpcError
+from nexusd.model.fields import Params
+
+Role = Literal["read", "write", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling: a stable name (such as `uid:1000`) and the role it has."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request on its way: who sent it, and the id under which the log knows it."""
+
+    principal: Principal
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC method. `handler` takes the call and an instance of `params` and answers `result`'s type."""
+
+    name: str                                   # resource.verb, as on the wire
+    summary: str                                # one sentence for help and discovery
+    params: type[Params]
+    result: Any                                 # the type that msgspec encodes and describes
+    handler: Callable[[Call, Any], Awaitable[Any]]
+    role: Role
+    mutates: bool = False                       # takes idempotencyKey
+    errors: tuple[type[RpcError], ...] = ()     # those of its own, beside what every method may answer
+    example: dict[str, Any] | None = None       # parameters that work on an empty store, where there are any
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Wire names in positional order: the method's own parameters first, those of its bases last."""
+        inherited = {name for base in self.params.__mro__[1:] if issubclass(base, Struct) and base is not Struct
+                     for name in base.__struct_encode_fields__}
+        names = self.params.__struct_encode_fields__
+        return (*(n for n in names if n not in inherited), *(n for n in names if n in inherited))
+
+
+class MethodTable:
+    """All methods by name; a name is registered once."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def register(self, methods: Iterable[Method]) -> None:
+        """Add methods.
+
+        Raises:
+            ValueError: a name is taken.
+        """
+        for method in methods:
+            if method.name in self._methods:
+                raise ValueError(f"method {method.name} is registered twice")
+            self._methods[method.name] = method
+
+    def __iter__(self) -> Iterator[Method]:
+        return iter(self._methods.values())
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def get(self, name: str) -> Method | None:
+        """The method of this name, or None."""
+        return self._methods.get(name)
