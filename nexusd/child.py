@@ -89,6 +89,8 @@ class ChildProcess:
             ChildUnavailable: it is not there, died, or took longer than `timeout_s` (and was killed for it).
             ChildRefused: it answered no.
         """
+        if self._closing:
+            raise ChildUnavailable(f"{self.name} is stopping")
         self.start()
         deadline = time.monotonic() + timeout_s
         try:
@@ -121,7 +123,8 @@ class ChildProcess:
             self._waiting.pop(request_id, None)
 
     def kill(self) -> None:
-        """End the process now; it will be started again."""
+        """End the process now; it will be started again. Calls made from here on wait for the next one."""
+        self._up.clear()
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # it was faster
                 self._process.kill()
@@ -131,6 +134,7 @@ class ChildProcess:
         self._closing = True
         if self._keeper is None:
             return
+        self._up.set()  # who waits for it to come up sees that it will not
         if self._writer is not None:
             self._writer.close()
         if self._process is not None:
@@ -147,12 +151,15 @@ class ChildProcess:
     async def _keep(self) -> None:
         """Run the child, again and again, until closed."""
         delay_s = FIRST_RESTART_DELAY_S
-        while not self._closing:
+        while True:
             began = time.monotonic()
             try:
                 await self._run_once()
-            except (OSError, ChildUnavailable, ChildRefused) as error:
+            except (OSError, NexusError, msgspec.MsgspecError) as error:
                 self.last_error = str(error)
+            except Exception as error:  # noqa: BLE001  a bug in on_started must not leave the daemon without child
+                self.last_error = f"{type(error).__name__}: {error}"
+                self._log.exception("child failed in an unforeseen way")
             if self._closing:
                 return
             if time.monotonic() - began > HEALTHY_AFTER_S:
@@ -164,14 +171,19 @@ class ChildProcess:
 
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            # isolated from the caller's directory and site customisation, but in our own environment
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", self._module, str(theirs.fileno()), *self._arguments,
-                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
-            )
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        ours.setblocking(False)  # noqa: FBT003  socket's own signature
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", self._module, str(theirs.fileno()), *self._arguments,
+                    pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
+                )
+            reader, self._writer = await asyncio.open_connection(sock=ours)
+        except BaseException:  # no process, or nobody to talk to it; cancelled by `close` included
+            ours.close()
+            self.kill()
+            self._process = None
+            raise
         receiving = asyncio.create_task(self._receive(reader), name=f"child:{self.name}:receive")
         try:
             if self._on_started is not None:
@@ -180,18 +192,22 @@ class ChildProcess:
             self._up.set()
             await receiving
         finally:
+            # `close` may cancel us at the await below: whoever waits is told before it
             self._up.clear()
             self.kill()
-            returncode = await self._process.wait()
-            self.last_error = f"ended with {returncode}" if not self.last_error else self.last_error
-            self._process = None
             receiving.cancel()
             self._writer.close()
             self._writer = None
-            for reply in self._waiting.values():
-                if not reply.done():
-                    reply.set_exception(ChildUnavailable(f"{self.name} died before it answered"))
-            self._waiting.clear()
+            self._fail_waiting()
+            process, self._process = self._process, None
+            returncode = await process.wait()
+            self.last_error = f"ended with {returncode}" if not self.last_error else self.last_error
+
+    def _fail_waiting(self) -> None:
+        for reply in self._waiting.values():
+            if not reply.done():
+                reply.set_exception(ChildUnavailable(f"{self.name} died before it answered"))
+        self._waiting.clear()
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         """Hand each reply to its caller, until the child closes the pipe."""
@@ -212,3 +228,5 @@ class ChildProcess:
                     reply.set_exception(ChildRefused(kind, message, payload))
         except (asyncio.IncompleteReadError, ConnectionError):
             return
+        finally:
+            self._fail_waiting()  # here too: `on_started` may be among those who wait

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import select
 import signal
@@ -52,9 +53,20 @@ class ChildChannel:
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._socket.setblocking(True)
+        self._socket.setblocking(True)  # noqa: FBT003  socket's own signature
+        # not select(): a busy daemon's descriptor may be past the 1023 that select can take
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
         self._buffer = bytearray()
         self._send_lock = threading.Lock()
+
+    def watch(self, fd: int) -> None:
+        """From now on `receive` also returns, with None, when this descriptor has something to read."""
+        self._readable.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Take `watch` back; before the descriptor is closed."""
+        self._readable.unregister(fd)
 
     def receive(self, timeout_s: float | None = None) -> tuple[int, str, Any] | None:
         """The next request, or None when none came in time.
@@ -65,10 +77,13 @@ class ChildChannel:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while (message := self._take()) is None:
             remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            readable, _, _ = select.select([self._socket], [], [], remaining)
-            if not readable:
+            ready = self._readable.poll(None if remaining is None else math.ceil(remaining * 1000))
+            if all(fd != self._socket.fileno() for fd, _ in ready):
                 return None
-            chunk = self._socket.recv(1 << 20)
+            try:
+                chunk = self._socket.recv(1 << 20)
+            except ConnectionError as error:  # it went with replies unread
+                raise EOFError("the daemon closed the pipe") from error
             if not chunk:
                 raise EOFError("the daemon closed the pipe")
             self._buffer += chunk
@@ -88,7 +103,11 @@ class ChildChannel:
         return request_id, op, payload
 
     def reply(self, request_id: int, payload: object) -> None:
-        """Answer a request."""
+        """Answer a request.
+
+        Raises:
+            EOFError: the daemon closed the pipe.
+        """
         self._send([request_id, True, payload])
 
     def fail(self, request_id: int, kind: str, message: str, **details: object) -> None:
@@ -97,5 +116,8 @@ class ChildChannel:
 
     def _send(self, message: list[Any]) -> None:
         frame = pack_frame(message)
-        with self._send_lock:
-            self._socket.sendall(frame)
+        try:
+            with self._send_lock:
+                self._socket.sendall(frame)
+        except ConnectionError as error:
+            raise EOFError("the daemon closed the pipe") from error

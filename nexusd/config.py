@@ -1,19 +1,44 @@
 """Settings: config.yaml, the environment and the command line, as frozen structs.
 
 Owns every setting, its default, its limits, and the precedence: command line, environment, file,
-default. The only reader of `os.environ`. A wrong key or value names itself, its line and what was
-expected. Knows nothing of what a setting does.
+default. The only reader of the environment. A wrong key or value names itself, its line and what was
+expected, and all of them are named at once. Knows nothing of what a setting does.
+
+The environment: SQLITE_PATH, PORT, and NEXUSD_SECTION__KEY for every key (server.tcp.port is
+NEXUSD_SERVER__TCP__PORT). An empty variable counts as not set; `null` unsets what the file sets.
+A relative path starts at the file's own directory when it stands in the file, else at the working directory.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+from nexusd.config_reading import Reading
+from nexusd.config_values import describe_found
+from nexusd.errors import ConfigError
+
+CONFIG_FILE_NAME = "config.yaml"
+DATABASE_FILE_NAME = "nexus.db"
+SOCKET_FILE_NAME = "nexusd.sock"
+MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
+# Names that the two services before this one were configured by. The last two choose backends that this
+# version does not have: to take them and do something else would be a lie.
+SPECIFIED_VARIABLES = {"SQLITE_PATH": "storage.database", "PORT": "server.tcp.port"}
+REFUSED_VARIABLES = {
+    "QDRANT_URL": "a Qdrant server is not supported yet; the index is embedded",
+    "EMBEDDING_SERVICE_URL": "an embedding service is not supported yet; the model is built in",
+}
+# A relative path in these starts at the file that names it.
+PATH_KEYS = frozenset({"storage.database", "server.socket.path"})
+
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(gt=0, le=366 * 86400)]  # a year: what is longer was meant in milliseconds
 Role = Literal["read", "write", "admin"]
 
 
@@ -25,7 +50,9 @@ class SocketConfig(Section, frozen=True, kw_only=True):
     """The Unix socket. `path` null: $RUNTIME_DIRECTORY/nexusd.sock, else DATA/nexusd.sock."""
 
     path: str | None = None
-    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    mode: Annotated[
+        str, Meta(pattern=r"^0?[0-7]{3}\Z", extra={"expected": 'an octal mode such as "0660"'})
+    ] = "0660"
     group: str | None = None
 
 
@@ -40,8 +67,8 @@ class TcpConfig(Section, frozen=True, kw_only=True):
 class LimitsConfig(Section, frozen=True, kw_only=True):
     """What a connection may ask for; past a limit comes an error, then, where it must, the close."""
 
-    max_message_bytes_tcp: Annotated[int, Meta(ge=1024)] = 1024 * 1024
-    max_message_bytes_unix: Annotated[int, Meta(ge=1024)] = 16 * 1024 * 1024
+    max_message_bytes_tcp: Annotated[int, Meta(ge=1024, le=2**30)] = 1024 * 1024
+    max_message_bytes_unix: Annotated[int, Meta(ge=1024, le=2**30)] = 16 * 1024 * 1024
     max_batch: Positive = 100
     max_in_flight: Positive = 32
     max_connections: Positive = 512
@@ -50,7 +77,7 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     first_byte_timeout_s: Seconds = 30.0
     idle_timeout_s: Seconds = 3600.0
     partial_frame_timeout_s: Seconds = 30.0
-    max_write_buffer_bytes: Annotated[int, Meta(ge=65536)] = 32 * 1024 * 1024
+    max_write_buffer_bytes: Annotated[int, Meta(ge=65536, le=2**31)] = 32 * 1024 * 1024
     write_stall_timeout_s: Seconds = 30.0
 
 
@@ -77,7 +104,7 @@ class IndexConfig(Section, frozen=True, kw_only=True):
     """The vector index."""
 
     backend: Literal["embedded"] = "embedded"
-    rebuild_after: Annotated[int, Meta(ge=100)] = 10_000
+    rebuild_after: Annotated[int, Meta(ge=100, le=2**31)] = 10_000
     call_timeout_s: Seconds = 30.0
 
 
@@ -90,7 +117,7 @@ class EmbeddingConfig(Section, frozen=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=256)] = 16
     threads: Annotated[int, Meta(ge=1, le=64)] = 2
     timeout_s: Seconds = 60.0
-    query_cache_entries: Annotated[int, Meta(ge=0)] = 1024
+    query_cache_entries: Annotated[int, Meta(ge=0, le=2**20)] = 1024
 
 
 class OutboxConfig(Section, frozen=True, kw_only=True):
@@ -129,3 +156,98 @@ class Settings(Struct, frozen=True, kw_only=True):
     socket_path: Path
     config_path: Path | None
     notify_socket: str | None = None
+
+
+def load_settings(*, config: Path | None, data: Path | None, environ: Mapping[str, str]) -> Settings:
+    """All settings with the places that they resolve to. Makes nothing, and opens the settings file alone.
+
+    `config` and `data` are the command line's. Without `config` it is $CONFIGURATION_DIRECTORY/config.yaml,
+    or ./config.yaml outside systemd, if there is one; without `data` it is $STATE_DIRECTORY or ./data.
+
+    Raises:
+        ConfigError: something is wrong; the message lists all of it, a line each.
+    """
+    reading = Reading(Config, path_keys=PATH_KEYS, other_variables=SPECIFIED_VARIABLES)
+    config_path = _config_path(config, environ)
+    if config_path is not None:
+        reading.take_file(config_path)
+    reading.take_environment(environ)
+    for name, reason in REFUSED_VARIABLES.items():
+        if environ.get(name):
+            reading.problems.append(f"environment {name}: {reason}; unset it")
+    values: Config = reading.build(Config)
+    data_directory = _absolute(data or _first_path(environ, "STATE_DIRECTORY") or Path("data"))
+    runtime_directory = _first_path(environ, "RUNTIME_DIRECTORY") or data_directory
+    settings = Settings(
+        config=values,
+        data_directory=data_directory,
+        database_path=_absolute(Path(values.storage.database or data_directory / DATABASE_FILE_NAME)),
+        socket_path=_absolute(Path(values.server.socket.path or runtime_directory / SOCKET_FILE_NAME)),
+        config_path=config_path,
+        notify_socket=environ.get("NOTIFY_SOCKET") or None,
+    )
+    _hold_rules(settings, reading)
+    if reading.problems:
+        raise ConfigError("\n".join(reading.problems))
+    return settings
+
+
+def describe_settings(settings: Settings) -> str:
+    """What `nexusd --check` prints: that all is well, and where things are."""
+    tcp = settings.config.server.tcp
+    host = f"[{tcp.host}]" if ":" in tcp.host else tcp.host
+    lines = {
+        "config": settings.config_path or "none; the defaults hold",
+        "data": settings.data_directory,
+        "database": settings.database_path,
+        "socket": settings.socket_path,
+        "tcp": f"{host}:{tcp.port}" if tcp.enabled else "off",
+    }
+    return "\n".join(["configuration ok", *(f"  {name:<9} {value}" for name, value in lines.items())])
+
+
+def _hold_rules(settings: Settings, reading: Reading) -> None:
+    """What no single value's type can say."""
+    tcp = settings.config.server.tcp
+    if tcp.enabled and not _is_loopback(tcp.host):
+        reading.blame(
+            "server.tcp.host",
+            f"found {describe_found(tcp.host)}, expected a loopback address such as 127.0.0.1: "
+            "callers on the network cannot be authenticated yet",
+        )
+    length = len(os.fsencode(settings.socket_path))
+    if length > MAX_SOCKET_PATH_BYTES:
+        reading.blame(
+            "server.socket.path",
+            f"{settings.socket_path} has {length} bytes, the system takes {MAX_SOCKET_PATH_BYTES}; "
+            "set a shorter one",
+        )
+    database = settings.config.storage.database
+    if database is not None and (Path(database).name == ":memory:" or "file:" in Path(database).parts):
+        reading.blame("storage.database", "expected the path of a file: what is in memory does not last")
+
+
+def _config_path(asked_for: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if asked_for is not None:
+        return _absolute(asked_for)  # and it must be there
+    directory = _first_path(environ, "CONFIGURATION_DIRECTORY") or Path()
+    default = _absolute(directory / CONFIG_FILE_NAME)
+    return default if default.exists() else None
+
+
+def _first_path(environ: Mapping[str, str], name: str) -> Path | None:
+    first = environ.get(name, "").split(":")[0]  # systemd separates several directories by colons
+    return Path(first) if first else None
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.normpath(Path.cwd() / path))  # not resolve(): a symlink is the admin's own choice
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -100,6 +100,7 @@ class RpcError(NexusError):
         super().__init__(message)
         self.fields = fields
         self.retry_after_ms = retry_after_ms
+        self.request_id: str | None = None  # known where a client rebuilds the error from a reply
 
 
 class ParseError(RpcError):

@@ -1,6 +1,7 @@
 """Filter conditions over a point's payload and id, as a small tree that every backend can translate.
 
-The shape and the names are Qdrant's own (must, should, must_not with match, range, has_id).
+The shape and the names are Qdrant's own (must, should, must_not with match, range, has_id). Equality is
+JSON's: a boolean equals no number, 1 equals 1.0, and a list in the payload matches by any of its elements.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ Scalar = str | int | bool
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The payload entry at `key` (dots reach into objects) equals one of the values."""
+    """The payload entry at `key` (a path, see `path`) equals one of the values."""
 
     key: str
     any_of: tuple[Scalar, ...]
@@ -46,3 +47,16 @@ class Filter:
     must: tuple[Condition, ...] = ()
     should: tuple[Condition, ...] = ()
     must_not: tuple[Condition, ...] = ()
+
+
+def path(*keys: str) -> str:
+    """The path to an entry inside of objects, for keys that may hold anything.
+
+    Plain keys are joined by dots (`metadata.topic`); one that is empty or holds a dot or a quote is put in
+    quotes, its own quotes doubled (`metadata."a.b"`).
+    """
+    return ".".join(_quoted(key) if not key or "." in key or '"' in key else key for key in keys)
+
+
+def _quoted(key: str) -> str:
+    return '"' + key.replace('"', '""') + '"'

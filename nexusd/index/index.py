@@ -1,13 +1,14 @@
 """What the rest of the daemon asks of a vector index.
 
 Owns the protocol and its value types. A vector is `bytes`: float32, little-endian, `dimension` of them;
-so no part of the main process needs numpy. Every implementation passes tests/integration/test_index_contract.py.
+so no part of the main process needs numpy. Every implementation passes the same tests
+(tests/integration/test_index_contract.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from nexusd.index.filters import Filter
@@ -55,13 +56,19 @@ class PointVersion:
 
 @dataclass(frozen=True, slots=True)
 class IndexHealth:
-    """Whether the index answers, why not, and what it is busy with (for status and for people)."""
+    """Whether the index answers, why not, and what it is busy with (for status and for people).
+
+    `incarnations` has the current one of every ensured collection: another one than `ensure` answered means
+    that the collection was lost meanwhile and begun anew, empty.
+    """
 
     available: bool
     detail: str
     rebuilding: bool = False
     restarts: int = 0
     process_ids: tuple[int, ...] = ()
+    incarnations: Mapping[str, str] = field(default_factory=dict)
+    resident_bytes: int = 0
 
 
 class Index(Protocol):
@@ -73,8 +80,11 @@ class Index(Protocol):
     async def close(self) -> None:
         """Flush and stop."""
 
-    async def ensure(self, spec: CollectionSpec) -> None:
-        """Make the collection if it is missing.
+    async def ensure(self, spec: CollectionSpec) -> str:
+        """Make the collection if it is missing; answers its incarnation.
+
+        An incarnation is given when a collection is made, and lasts. Another one than a caller has noted
+        means that the collection was lost (wiped, damaged) and begun anew: all must be sent again.
 
         Raises:
             DimensionMismatch: it exists with another dimension or distance.

@@ -25,22 +25,28 @@ class MemoryFilter(Params, frozen=True, kw_only=True):
     until: Annotated[TimeMs | None, Meta(description="Created before.")] = None
     metadata: Annotated[
         dict[str, str | int | bool], Meta(description="Top-level metadata entries that must be equal.")
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
 
 
 class SearchMemory(Params, frozen=True, kw_only=True):
     """Parameters of memory.search."""
 
     query: Query
-    mode: Annotated[Mode, Meta(description="Which engines look: both, words only, or meaning only.")] = "hybrid"
-    collections: Annotated[list[Collection], Meta(min_length=1, description="Where to look; everywhere if not given.")] = msgspec.field(default_factory=lambda: ["episodes"])
+    mode: Annotated[Mode, Meta(description="Which engines look: both, words only, meaning only.")] = "hybrid"
+    collections: Annotated[
+        list[Collection], Meta(min_length=1, description="Where to look; everywhere if not given.")
+    ] = msgspec.field(default_factory=lambda: ["episodes"])
     limit: Annotated[int, Meta(ge=1, le=100, description="How many hits at most.")] = 10
     filter: Annotated[MemoryFilter, Meta(description="What a hit must be.")] = MemoryFilter()
     explain: Annotated[bool, Meta(description="Show each engine's rank and score for every hit.")] = False
 
 
 class EngineScore(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One engine's part in a hit: 1-based rank, raw score, and the score after normalisation."""
+    """One engine's part in a hit: 1-based rank, raw score (bm25 or similarity), and the normalised one.
+
+    `normalised` is how many standard deviations, over all candidates, the hit stands above one that the
+    engine did not find.
+    """
 
     rank: int
     score: float
@@ -48,10 +54,14 @@ class EngineScore(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class HitExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
-    """How a hit's score came about; an engine that did not find it is null."""
+    """How a hit's score came about, as a sum; an engine that did not find it is null.
+
+    `neighbours` is what the exchanges just before and after it in its session lent.
+    """
 
     keyword: EngineScore | None
     semantic: EngineScore | None
+    neighbours: float
 
 
 class MemoryHit(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -65,7 +75,10 @@ class MemoryHit(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults
 
 
 class SearchExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the search did: the terms it asked for, those it left out, and where the time went."""
+    """What the search did: the terms it asked for, those it left out, and where the time went.
+
+    `stale_hits` are candidates whose row is gone or no longer passes the filter.
+    """
 
     terms: list[str]
     dropped_terms: list[str]
@@ -91,7 +104,9 @@ class BuildContext(Params, frozen=True, kw_only=True):
 
     query: Query
     token_budget: Annotated[int, Meta(ge=16, le=1_000_000, description="Tokens the text may take.")] = 2000
-    session_id: Annotated[Id | None, Meta(description="The running session; its latest turns come first.")] = None
+    session_id: Annotated[
+        Id | None, Meta(description="The running session; its latest turns are part of the package.")
+    ] = None
     recent_turns: Annotated[int, Meta(ge=0, le=50, description="How many of its latest turns.")] = 4
     filter: Annotated[MemoryFilter, Meta(description="What a remembered hit must be.")] = MemoryFilter()
 

@@ -51,8 +51,8 @@ class Method:
     @property
     def positions(self) -> tuple[str, ...]:
         """Wire names in positional order: the method's own parameters first, those of its bases last."""
-        inherited = {name for base in self.params.__mro__[1:] if issubclass(base, Struct) and base is not Struct
-                     for name in base.__struct_encode_fields__}
+        bases = (base for base in self.params.__mro__[1:] if issubclass(base, Struct) and base is not Struct)
+        inherited = {name for base in bases for name in base.__struct_encode_fields__}
         names = self.params.__struct_encode_fields__
         return (*(n for n in names if n not in inherited), *(n for n in names if n in inherited))
 

@@ -1,0 +1,42 @@
+"""Command line -> settings -> run -> exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from nexusd import __version__
+from nexusd.config import describe_settings, load_settings
+from nexusd.errors import StartupError
+
+EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h: starting again will not help
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon, or only check its settings."""
+    parser = argparse.ArgumentParser(
+        prog="nexusd", description="The long-term memory of a home AI system."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: ./config.yaml)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data directory (default: ./data)")
+    parser.add_argument("--check", action="store_true", help="only validate the settings")
+    parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(config=options.config, data=options.data, environ=os.environ)
+        if options.check:
+            print(describe_settings(settings))
+            return 0
+        # Only now: --check and --help answer at once, and a wrong setting is told before anything is loaded.
+        from nexusd.app import run  # noqa: PLC0415
+
+        return run(settings)
+    except StartupError as error:
+        print(f"nexusd: {error.message}", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

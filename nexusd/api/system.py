@@ -1,0 +1,88 @@
+"""health, system.status, rpc.discover, help: the daemon about itself.
+
+Owns which findings make the daemon degraded. Knows the parts only by the figures they give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nexusd.errors import MethodNotFound
+from nexusd.model.fields import NoParams
+from nexusd.model.system import Health, Help, SystemStatus
+from nexusd.wire.discovery import describe, discover
+from nexusd.wire.methods import Call, Method, MethodTable
+
+
+class SystemApi:
+    """The methods on the daemon itself."""
+
+    def __init__(
+        self,
+        table: MethodTable,
+        health: Callable[[], Health],
+        status: Callable[[], Any],
+    ) -> None:
+        self._table = table
+        self._health = health
+        self._status = status
+
+    async def health(self, _call: Call, _params: NoParams) -> Health:
+        """Whether the daemon does its job."""
+        return self._health()
+
+    async def status(self, _call: Call, _params: NoParams) -> SystemStatus:
+        """Every part in figures."""
+        status: SystemStatus = await self._status()
+        return status
+
+    async def discover(self, _call: Call, _params: NoParams) -> dict[str, Any]:
+        """Every method as an OpenRPC document."""
+        return discover(self._table)
+
+    async def help(self, _call: Call, params: Help) -> dict[str, Any]:
+        """One method, or the names of all."""
+        return describe(self._table, params.method)
+
+    def methods(self) -> list[Method]:
+        """What this module registers."""
+        return [
+            Method(
+                name="health",
+                summary="Tell whether the daemon does its job, and what is missing if not.",
+                params=NoParams,
+                result=Health,
+                handler=self.health,
+                role="read",
+                example={},
+            ),
+            Method(
+                name="system.status",
+                summary="Show every part of the daemon in figures.",
+                params=NoParams,
+                result=SystemStatus,
+                handler=self.status,
+                role="read",
+                example={},
+            ),
+            Method(
+                name="rpc.discover",
+                summary="Answer the OpenRPC document of every method.",
+                params=NoParams,
+                result=dict[str, Any],
+                handler=self.discover,
+                role="read",
+                example={},
+            ),
+            Method(
+                name="help",
+                summary="List the methods, or explain one.",
+                params=Help,
+                result=dict[str, Any],
+                handler=self.help,
+                role="read",
+                errors=(MethodNotFound,),
+                example={"method": "episodes.create"},
+            ),
+        ]

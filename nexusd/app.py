@@ -1,0 +1,160 @@
+"""The composition root: builds every part, starts them in order, stops them in reverse.
+
+Owns who is given what, and the order of start and stop. Nobody imports this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+
+import structlog
+import uvloop
+
+from nexusd import __version__
+from nexusd.api.episodes import EpisodesApi
+from nexusd.api.memory import MemoryApi
+from nexusd.api.outbox import OutboxApi
+from nexusd.api.projects import ProjectsApi
+from nexusd.api.sessions import SessionsApi
+from nexusd.api.system import SystemApi
+from nexusd.clock import SystemClock
+from nexusd.config import Settings
+from nexusd.embedding.builtin import BuiltinEmbedder
+from nexusd.index.embedded import EmbeddedIndex
+from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, stop_on_signals
+from nexusd.log import configure
+from nexusd.retrieval.context import ContextBuilder
+from nexusd.retrieval.search import MemorySearch
+from nexusd.status import StatusReport
+from nexusd.store.database import Database
+from nexusd.sync.collections import Collections
+from nexusd.sync.worker import OutboxWorker
+from nexusd.wire.dispatch import Dispatcher
+from nexusd.wire.gate import Gate
+from nexusd.wire.listeners import Server
+from nexusd.wire.methods import MethodTable
+
+# Between two threads that both want the interpreter the default of 5 ms makes a commit wait for the loop.
+SWITCH_INTERVAL_S = 0.0005
+STATUS_INTERVAL_S = 5.0  # how often the line in `systemctl status` is made anew
+
+
+class App:
+    """One daemon: every part, in its place."""
+
+    def __init__(self, settings: Settings) -> None:
+        config = settings.config
+        clock = SystemClock()
+        self._settings = settings
+        self._log = structlog.get_logger("nexusd")
+        self._stop = StopSignal()
+        self._supervisor = Supervisor(self._stop, clock)
+        self._notifier = Notifier(settings.notify_socket)
+        self._clock = clock
+        self._store = Database(
+            settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self._store_failed
+        )
+        self._index = EmbeddedIndex(settings.data_directory / "index", config.index, clock)
+        self._embedder = BuiltinEmbedder(config.embedding, clock)
+        self._collections = Collections(self._store, self._index, self._embedder.fingerprint)
+        self._worker = OutboxWorker(
+            self._store, self._index, self._embedder, self._collections, config.outbox, clock,
+            random.Random(),  # noqa: S311 - spreads retries, guards nothing
+        )
+        self._table = MethodTable()
+        self._gate = Gate()
+        self._dispatcher = Dispatcher(
+            self._table, config.server.limits, slow_request_ms=config.log.slow_request_ms, clock=clock,
+            gate=self._gate,
+        )
+        self._server = Server(self._dispatcher, config.server, settings.socket_path)
+        self._report = StatusReport(
+            settings=settings, store=self._store, index=self._index, embedder=self._embedder,
+            collections=self._collections, worker=self._worker, dispatcher=self._dispatcher,
+            server=self._server, supervisor=self._supervisor, clock=clock,
+        )
+        self._register_methods()
+
+    def _register_methods(self) -> None:
+        search = MemorySearch(self._store, self._index, self._embedder, self._collections.physical, self._clock)
+        context = ContextBuilder(self._store, search)
+        for api in (
+            SystemApi(self._table, self._report.health, self._report.status),
+            ProjectsApi(self._store, self._clock),
+            SessionsApi(self._store, self._clock),
+            EpisodesApi(self._store, self._worker, self._clock),
+            MemoryApi(search, context),
+            OutboxApi(self._store, self._worker, self._clock),
+        ):
+            self._table.register(api.methods())
+
+    async def run(self) -> ExitCode:
+        """Start, serve until asked to stop, stop in reverse."""
+        began_s = self._clock.monotonic_s()
+        with stop_on_signals(self._stop, _leave_at_once):
+            async with contextlib.AsyncExitStack() as parts:
+                await self._store.open()
+                parts.push_async_callback(self._store.close)
+                await self._collections.point(self._clock.now_ms())
+                await self._index.start()
+                parts.push_async_callback(self._index.close)
+                await self._embedder.start()
+                parts.push_async_callback(self._embedder.close)
+                parts.push_async_callback(self._supervisor.close)
+                self._supervisor.start("outbox", self._worker.run)
+                await self._server.start()
+                parts.push_async_callback(self._server.close)
+                self._gate.open()
+                self._supervisor.start("status", self._keep_status)
+                self._notifier.ready(self._report.line())
+                self._log.info(
+                    "ready", version=__version__, socket=str(self._settings.socket_path),
+                    tcp=self._server.tcp_address, start_ms=round((self._clock.monotonic_s() - began_s) * 1000),
+                )
+                reason = await self._stop.wait()
+                self._log.info("stopping", reason=reason)
+                self._notifier.stopping(f"stopping: {reason}")
+                self._gate.stop()
+                self._server.stop_accepting()
+                await self._server.drain(self._settings.config.server.drain_timeout_s)
+        self._log.info("stopped", reason=reason, exit_code=int(self._stop.exit_code))
+        self._notifier.close()
+        return self._stop.exit_code
+
+    def _committed(self) -> None:
+        self._worker.wake()
+
+    def _store_failed(self, error: Exception) -> None:
+        """The disk cannot be trusted: end, so that a fresh start reads what really is there."""
+        self._stop.request(f"store: {error}", ExitCode.INTERNAL)
+
+    async def _keep_status(self) -> None:
+        while True:
+            self._notifier.status(self._report.line())
+            await asyncio.sleep(STATUS_INTERVAL_S)
+
+
+def _leave_at_once(number: int) -> None:
+    """A second signal: whoever sends it does not want to wait. What was acknowledged is on disk."""
+    os._exit(128 + number)
+
+
+def run(settings: Settings) -> int:
+    """Run the daemon with these settings; its exit code.
+
+    Raises:
+        StartupError: it cannot start with these settings or this data.
+    """
+    configure(settings.config.log, sys.stderr)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    settings.data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def serve() -> ExitCode:
+        return await App(settings).run()  # inside the loop: the parts make events and futures of it
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return int(runner.run(serve()))

@@ -1,0 +1,349 @@
+"""What the commands show on a terminal.
+
+Results in, rich renderables out. Owns the look; asks the daemon nothing and prints nothing. Stored
+texts never pass as markup, and never raw.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.json import JSON
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from nexusd.cli.texts import age, count, duration, excerpt, highlights, safe, size, words
+from nexusd.model.episodes import Episode
+from nexusd.model.memory import EngineScore, MemoryContext, MemoryHit, MemoryHits
+
+_USER_CHARACTERS = 240
+_AI_CHARACTERS = 420  # about five lines of an 80-column terminal: enough to see whether this is the one
+_BAR_WIDTH = 8
+_STATE_STYLES = {
+    "ok": "green", "ready": "green", "closed": "green", "indexed": "green",
+    "idle": "dim", "pending": "yellow", "starting": "yellow", "stopping": "yellow", "degraded": "yellow",
+    "half_open": "yellow", "open": "red", "unavailable": "red", "dead": "red",
+}  # fmt: skip
+_HELP_FOR_DEGRADED = {
+    "index": "the vector index does not answer: found by words only",
+    "embedder": "the embedding model does not answer: found by words only",
+}
+
+
+def document(raw: bytes) -> RenderableType:
+    """Any result, as indented JSON."""
+    return JSON(safe(raw.decode()), indent=2)
+
+
+def added(episode: Episode, session: str) -> RenderableType:
+    """What `add` did."""
+    return Text.assemble(
+        ("✓ ", "green"), "episode ", (f"#{episode.id}", "bold cyan"), " in session ", (safe(session), "bold"),
+        ("  vector ", "dim"), _state(episode.vector),
+    )  # fmt: skip
+
+
+def hits(found: MemoryHits, query: str, now_ms: int) -> RenderableType:
+    """The answer of a search, best first."""
+    pattern = highlights(words(query))
+    parts: list[RenderableType] = []
+    best = max((hit.score for hit in found.items), default=0.0)
+    for place, hit in enumerate(found.items, start=1):
+        if place > 1:
+            parts.append(Text(""))
+        head = _hit_head(place, hit, best, now_ms)
+        user = Text(excerpt(hit.record.user_message, pattern, _USER_CHARACTERS), style="bold")
+        answer = Text(excerpt(hit.record.ai_response, pattern, _AI_CHARACTERS))
+        lines: list[RenderableType] = [head]
+        for text in (user, answer):
+            if text.plain:
+                if pattern is not None:
+                    text.highlight_regex(pattern, "black on yellow")
+                lines.append(Padding(text, (0, 0, 0, 4)))
+        if hit.explain is not None:
+            explained = Text("    ", style="dim")
+            explained.append_text(_engine("words", hit.explain.keyword))
+            explained.append("   ")
+            explained.append_text(_engine("meaning", hit.explain.semantic))
+            if hit.explain.neighbours:
+                explained.append(f"   neighbours: {hit.explain.neighbours:+.2f}")
+            lines.append(explained)
+        parts.extend(lines)
+    if not found.items:
+        parts.append(Text("Nothing found.", style="dim"))
+    parts.extend(_degraded(found.degraded))
+    if found.explain is not None:
+        why = found.explain
+        parts.append(Text(""))
+        parts.append(
+            Text(
+                f"{count(why.keyword_candidates, 'candidate')} by words in {_ms(why.keyword_us)}, "
+                f"{why.semantic_candidates:,} by meaning in {_ms(why.semantic_us)}, "
+                f"embedding {_ms(why.embed_us)}, together {_ms(why.total_us)}",
+                style="dim",
+            )
+        )
+        if why.terms or why.dropped_terms:
+            terms = Text("words: ", style="dim")
+            terms.append(safe(" ".join(why.terms)) or "none")
+            if why.dropped_terms:
+                terms.append(f"   left out: {safe(' '.join(why.dropped_terms))}")
+            parts.append(terms)
+    return Group(*parts)
+
+
+def context(package: MemoryContext, now_ms: int) -> RenderableType:
+    """A context package: its text between two rules, then what it is made of."""
+    title = f"{package.tokens:,} of {package.token_budget:,} tokens"
+    parts: list[RenderableType] = [
+        Rule(title, style="dim", align="left"),
+        Text(safe(package.text)) if package.text else Text("Nothing to say.", style="dim"),
+        Rule(style="dim"),
+    ]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("memory", style="cyan", no_wrap=True)
+    table.add_column("why")
+    table.add_column("tokens", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("when", no_wrap=True)
+    for item, style in [*((i, "") for i in package.items), *((i, "dim") for i in package.left_out)]:
+        reason = {"recent": "recent turn", "hit": "found"}.get(item.reason, item.reason)
+        table.add_row(
+            f"#{item.id}",
+            Text(reason if not style else f"{reason}, no room", style=style),
+            f"{item.tokens:,}",
+            "" if item.score is None else f"{item.score:.2f}",
+            age(item.created_at, now_ms),
+            style=style,
+        )
+    if table.row_count:
+        parts.append(table)
+    parts.extend(_degraded(package.degraded))
+    return Group(*parts)
+
+
+def status(report: Mapping[str, Any]) -> RenderableType:
+    """How the daemon is. Shows what the report has: an older or newer daemon may say less or more."""
+    head = Text.assemble(("nexusd ", "bold"), (safe(str(report.get("version", "?"))), "bold"))
+    if "state" in report:
+        head.append(" · ").append_text(_state(report["state"]))
+    if "uptimeMs" in report:
+        head.append(f" · up {duration(report['uptimeMs'])}")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    renderers = {
+        "health": _health, "database": _database, "outbox": _outbox, "index": _index, "embedder": _embedder,
+        "server": _server,
+    }  # fmt: skip
+    for name, renderer in renderers.items():
+        part = report.get(name)
+        if isinstance(part, Mapping):
+            grid.add_row(name, renderer(part))
+    troubled = [_task(task) for task in report.get("tasks") or () if _is_troubled(task)]
+    if troubled:
+        grid.add_row("tasks", _joined(troubled))
+    if report.get("processes"):
+        grid.add_row("memory", _joined(_process(process) for process in report["processes"]))
+    return Group(head, Text(""), grid)
+
+
+def _is_troubled(task: Mapping[str, Any]) -> bool:
+    return bool(task.get("restarts")) or task.get("state", "running") != "running"
+
+
+def _task(part: Mapping[str, Any]) -> str:
+    restarts = f", restarted {count(part['restarts'], 'time')}" if part.get("restarts") else ""
+    return f"{part.get('name', '?')} {part.get('state', '?')}{restarts}"
+
+
+def _process(part: Mapping[str, Any]) -> str:
+    return f"{part.get('name', '?')} {size(part.get('residentBytes', 0))} (pid {part.get('pid', '?')})"
+
+
+def _health(part: Mapping[str, Any]) -> Text:
+    text = _state(part.get("status", "?"))
+    for reason in part.get("reasons") or ():
+        text.append(f"\n{safe(str(reason))}", style="yellow")
+    return text
+
+
+def _database(part: Mapping[str, Any]) -> Text:
+    text = Text(safe(str(part.get("path", ""))))
+    figures = []
+    if "episodes" in part:
+        figures.append(count(part["episodes"], "episode"))
+    if "sessions" in part:
+        figures.append(count(part["sessions"], "session"))
+    if "bytes" in part:
+        wal = part.get("walBytes")
+        figures.append(size(part["bytes"]) + (f" + {size(wal)} WAL" if wal else ""))
+    if "schema" in part:
+        figures.append(f"schema {part['schema']}")
+    text.append("\n").append_text(_joined(figures))
+    if part.get("readOnly"):
+        text.append("\nread-only: no room, or the disk refuses writes", style="red")
+    return text
+
+
+def _outbox(part: Mapping[str, Any]) -> Text:
+    waiting = part.get("pending", 0) + part.get("inflight", 0)
+    if not waiting and not part.get("dead"):
+        text = Text("empty: everything is indexed", style="green")
+    else:
+        text = _joined([count(waiting, "row") + " to index"])
+    if part.get("dead"):
+        text.append(f" · {part['dead']:,} given up", style="red")
+    if waiting and part.get("oldestAgeMs") is not None:
+        text.append(f" · oldest {duration(part['oldestAgeMs'])}")
+    if waiting and part.get("drainEstimateMs") is not None:
+        text.append(f" · about {duration(part['drainEstimateMs'])} to go")
+    for name in ("embedder", "index"):
+        if part.get(name, "closed") != "closed":
+            text.append(f" · not calling the {name} for now", style="yellow")
+    return text
+
+
+def _index(part: Mapping[str, Any]) -> Text:
+    text = Text(safe(str(part.get("backend", "?"))))
+    if "available" in part:
+        text.append(" · ").append_text(_state("ready" if part["available"] else "unavailable"))
+    points = part.get("points")
+    if isinstance(points, Mapping):
+        points = sum(points.values())
+    if points is not None:
+        text.append(f" · {count(points, 'point')}")
+    if part.get("rebuilding"):
+        text.append(" · building a faster one", style="yellow")
+    return _with_detail(text, part)
+
+
+def _embedder(part: Mapping[str, Any]) -> Text:
+    text = Text(safe(f"{part.get('provider', '?')} · {part.get('model', '?')}"))
+    if "dimension" in part:
+        text.append(f" · {part['dimension']} dimensions")
+    if "state" in part:
+        text.append(" · ").append_text(_state(part["state"]))
+    return _with_detail(text, part)
+
+
+def _server(part: Mapping[str, Any]) -> Text:
+    addresses = [safe(str(part[name])) for name in ("socket", "tcp") if part.get(name)]
+    figures = [count(part["connections"], "connection")] if "connections" in part else []
+    methods = part.get("methods")
+    if isinstance(methods, Mapping):
+        figures.append(count(sum(m.get("calls", 0) for m in methods.values()), "request"))
+        figures.append(count(sum(m.get("errors", 0) for m in methods.values()), "error"))
+    else:
+        figures += [count(part[name], name[:-1]) for name in ("requests", "errors") if name in part]
+    lines = [line for line in (_joined(addresses), _joined(figures)) if line.plain]
+    return Text("\n").join(lines)
+
+
+def _with_detail(text: Text, part: Mapping[str, Any]) -> Text:
+    if part.get("restarts"):
+        text.append(f" · restarted {count(part['restarts'], 'time')}", style="yellow")
+    if part.get("detail"):
+        text.append(f"\n{safe(str(part['detail']))}", style="dim")
+    return text
+
+
+def _hit_head(place: int, hit: MemoryHit, best: float, now_ms: int) -> Text:
+    filled = round(_BAR_WIDTH * hit.score / best) if best > 0 else 0
+    filled = min(_BAR_WIDTH, max(0, filled))
+    head = Text.assemble(
+        (f"{place:>2}  ", "bold"),
+        ("━" * filled, "green"), ("─" * (_BAR_WIDTH - filled), "bright_black"),
+        (f" {hit.score:.2f}", "green"),
+        (f"  {age(hit.record.created_at, now_ms)}", "dim"),
+        ("  episode ", "dim"), (f"#{hit.id}", "cyan"),
+        ("  session ", "dim"), (f"#{hit.record.session_id}", "cyan"),
+    )  # fmt: skip
+    if hit.record.vector != "indexed":
+        head.append("  vector ", style="dim").append_text(_state(hit.record.vector))
+    return head
+
+
+def _engine(name: str, score: EngineScore | None) -> Text:
+    if score is None:
+        return Text(f"{name}: not found")
+    # A raw bm25 of a small store is far below what two places show.
+    raw = f"{score.score:.2f}" if score.score >= 0.01 else "<0.01"
+    return Text(f"{name}: rank {score.rank}, {raw} → {score.normalised:.2f}")
+
+
+def _degraded(parts: list[Any]) -> list[RenderableType]:
+    return [Text(f"! {_HELP_FOR_DEGRADED.get(part, part)}", style="yellow") for part in parts]
+
+
+def _state(state: str) -> Text:
+    return Text(safe(str(state)), style=_STATE_STYLES.get(state, ""))
+
+
+def _joined(parts: Any) -> Text:
+    return Text(" · ".join(safe(str(part)) for part in parts))
+
+
+def _ms(microseconds: int) -> str:
+    return f"{microseconds / 1000:.1f} ms"
+
+
+def help_page(answer: Mapping[str, Any]) -> RenderableType:
+    """The methods by resource, or all about one of them."""
+    if "methods" in answer:
+        return _method_list(answer["methods"])
+    if "params" in answer:
+        return _method_page(answer)
+    return document(msgspec.json.encode(answer))
+
+
+def _method_list(methods: list[Mapping[str, Any]]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="cyan")
+    table.add_column()
+    resource = None
+    for method in methods:
+        name = safe(str(method.get("name")))
+        if resource is not None and name.partition(".")[0] != resource:
+            table.add_row("", "")
+        resource = name.partition(".")[0]
+        table.add_row(name, Text(safe(str(method.get("summary", "")))))
+    return Group(table, Text("\nnexusctl help METHOD explains one.", style="dim"))
+
+
+def _method_page(method: Mapping[str, Any]) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text(safe(str(method.get("name"))), style="bold cyan"),
+        Text(safe(str(method.get("summary", "")))),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for param in method["params"]:
+        name = Text(safe(str(param.get("name"))), style="bold" if param.get("required") else "")
+        kind = Text(safe(str(param.get("type", ""))), style="green")
+        if param.get("required"):
+            kind.append("  required", style="yellow")
+        elif param.get("default") is not None:
+            kind.append(f"  default {msgspec.json.encode(param['default']).decode()}", style="dim")
+        if param.get("description"):
+            kind.append(f"\n{safe(str(param['description']))}", style="default")
+        table.add_row(name, kind)
+    if method["params"]:
+        parts += [Text("\nParameters", style="bold"), Padding(table, (0, 0, 0, 2))]
+    if method.get("result"):
+        parts += [Text("\nAnswers", style="bold"), Padding(Text(safe(str(method["result"]))), (0, 0, 0, 2))]
+    if method.get("errors"):
+        kinds = ", ".join(safe(str(error.get("kind"))) for error in method["errors"])
+        parts += [Text("\nErrors", style="bold"), Padding(Text(kinds), (0, 0, 0, 2))]
+    if method.get("example") is not None:
+        example = msgspec.json.encode(method["example"]).decode()
+        line = f"echo {shlex.quote(example)} | nexusctl call {method.get('name')}"
+        parts += [Text("\nExample", style="bold"), Padding(Text(safe(line)), (0, 0, 0, 2))]
+    return Group(*parts)

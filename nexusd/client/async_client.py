@@ -1,0 +1,316 @@
+"""The client for asyncio programs: many calls at once over one connection.
+
+Owns the connection and who awaits which reply. Every decision (keys, tries, backoff) is `exchange`'s,
+every byte's meaning `core`'s. One client belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
+
+import msgspec
+
+from nexusd.client import calls
+from nexusd.client.address import Address, UnixAddress, parse_address
+from nexusd.client.core import Inbox, Notification, Request
+from nexusd.client.errors import ClientClosed, ConnectionFailed, ProtocolViolated
+from nexusd.client.exchange import (
+    DEFAULT_TIMEOUT_S,
+    Caller,
+    Expired,
+    Learn,
+    Lost,
+    OnNotification,
+    Outcome,
+    Pause,
+    Retry,
+    Send,
+    Steps,
+    Unsent,
+)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Link(asyncio.Protocol):
+    """One connection: replies go to the futures that wait for them, a close to all of them."""
+
+    def __init__(self, peer: str, on_notification: OnNotification | None) -> None:
+        self._peer = peer
+        self._on_notification = on_notification
+        self._inbox = Inbox()
+        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.closed: Exception | None = None  # why, once it is
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._inbox.feed(data)
+        except ProtocolViolated as exc:
+            self.close(exc)
+            return
+        for message in messages:
+            if isinstance(message, Notification):
+                if self._on_notification is not None:
+                    self._on_notification(message)
+            else:
+                self._resolve(message.id, message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        complaint = self._inbox.complaint
+        why = str(exc) if exc else complaint.message if complaint else "closed by the daemon"
+        self.close(ConnectionFailed(f"the connection to {self._peer} was lost: {why}"))
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def close(self, why: Exception) -> None:
+        """End the connection and every wait on it; a second close changes nothing."""
+        if self.closed is not None:
+            return
+        self.closed = why
+        self._writable.set()
+        if self._transport is not None:
+            self._transport.abort()
+        for request_id in list(self._waiting):
+            self._resolve(request_id, Lost(why))
+
+    async def transfer(self, step: Send) -> Outcome:
+        """Send the line and wait for its reply, however long."""
+        await self._writable.wait()
+        if self.closed is not None or self._transport is None:
+            return Unsent(self.closed or ConnectionFailed())
+        reply: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[step.id] = reply
+        self._inbox.expect(step.id, len(step.line))
+        self._transport.write(step.line)
+        try:
+            return await reply
+        finally:  # on cancellation too: the reply of a caller who left is dropped when it comes
+            self._waiting.pop(step.id, None)
+            self._inbox.forget(step.id)
+
+    def _resolve(self, request_id: int, outcome: Outcome) -> None:
+        waiter = self._waiting.pop(request_id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(outcome)
+
+
+def _call(build: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    """A method that makes this one request."""
+
+    @functools.wraps(build)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.execute(build(*args, **kwargs))
+
+    return method
+
+
+def _flow(
+    build: Callable[Concatenate[Caller, P], Steps[T]],
+) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    """A method that makes these requests, one after the other."""
+
+    @functools.wraps(build)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(build(self._caller, *args, **kwargs))
+
+    return method
+
+
+class AsyncClient:
+    """A connection to nexusd, made at the first call and again when it was lost.
+
+    Any number of tasks may call at once: requests share the connection and replies find their callers in any
+    order. Cancelling a call leaves the others alone; what it asked for may still be done.
+
+        async with AsyncClient("/run/nexusd/nexusd.sock") as nexus:
+            await nexus.remember("Where is the key?", "Under the mat.", session="kitchen")
+            hits = await nexus.search("how do I get in")
+    """
+
+    def __init__(
+        self,
+        address: str | Path | Address,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: Retry | None = None,
+        on_notification: OnNotification | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.address = parse_address(address) if isinstance(address, str | Path) else address
+        self._on_notification = on_notification
+        self._caller = Caller(timeout_s=timeout_s, retry=retry, rng=rng)
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+        self._learning = asyncio.Lock()
+        self._closed = False
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self, *, timeout_s: float | None = None) -> None:
+        """Connect now, in one try; otherwise the first call does.
+
+        Raises:
+            ConnectionFailed: nobody listens there, or does not answer in time.
+        """
+        try:
+            async with asyncio.timeout(self._caller.deadline(timeout_s) - time.monotonic()):
+                await self._connected()
+        except TimeoutError as exc:
+            raise ConnectionFailed(f"no connection to {self.address}: timed out") from exc
+
+    async def close(self) -> None:
+        """Close the connection; calls on the way end in ClientClosed."""
+        self._closed = True
+        if self._link is not None:
+            self._link.close(ClientClosed())
+            await asyncio.sleep(0)  # one turn of the loop, in which the transport lets go of its socket
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        params: msgspec.Struct | dict[str, Any] | None = None,
+        /,
+        *,
+        result: type[T],
+        timeout_s: float | None = None,
+        **named: Any,
+    ) -> T: ...
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        params: msgspec.Struct | dict[str, Any] | None = None,
+        /,
+        *,
+        timeout_s: float | None = None,
+        **named: Any,
+    ) -> Any: ...
+
+    async def call(
+        self,
+        method: str,
+        params: msgspec.Struct | dict[str, Any] | None = None,
+        /,
+        *,
+        result: Any = Any,
+        timeout_s: float | None = None,
+        **named: Any,
+    ) -> Any:
+        """Call any method; parameters by their wire names, from a mapping, a parameter struct, or by keyword.
+
+        The result is decoded as `result`. `timeout_s` is for all tries together. Raises what `execute` does.
+        """
+        return await self.execute(calls.named_request(method, params, result, named), timeout_s=timeout_s)
+
+    async def execute(self, request: Request[T], *, timeout_s: float | None = None) -> T:
+        """Make the call that a request describes.
+
+        Raises:
+            RpcError: the daemon answered this error (the classes of nexusd.errors).
+            ConnectionFailed, DeadlineExceeded, ProtocolViolated, ClientClosed: it did not get that far.
+            ValueError: the parameters cannot be written as JSON.
+        """
+        deadline = self._caller.deadline(timeout_s, request.params)
+        return await self._run(self._caller.exchange(request, deadline))
+
+    search = _call(calls.search)
+    context = _call(calls.context)
+    status = _call(calls.status)
+    wait_indexed = _call(calls.wait_indexed)
+    create_episode = _call(calls.create_episode)
+    ensure_session = _flow(calls.ensure_session)
+    remember = _flow(calls.remember)
+
+    async def _run(self, steps: Steps[T]) -> T:
+        """Carry the steps out; the one loop of this client."""
+        outcome: Outcome = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as done:
+                return cast("T", done.value)
+            match step:
+                case Send():
+                    outcome = await self._transfer(step)
+                case Pause(seconds):
+                    await asyncio.sleep(seconds)
+                    outcome = None
+                case Learn(method, deadline):
+                    async with self._learning:
+                        await self._run(self._caller.learn(method, deadline))
+                    outcome = None
+
+    async def _transfer(self, step: Send) -> Outcome:
+        try:
+            async with asyncio.timeout(step.deadline - time.monotonic()):
+                try:
+                    link = await self._connected()
+                except (ConnectionFailed, ClientClosed) as exc:
+                    return Unsent(exc)
+                return await link.transfer(step)
+        except TimeoutError:
+            return Expired()
+
+    async def _connected(self) -> _Link:
+        """The connection, made anew when there is none; one task makes it while the others wait."""
+        if self._closed:
+            raise ClientClosed
+        link = self._link
+        if link is not None and link.closed is None:
+            return link
+        async with self._connecting:
+            if self._link is None or self._link.closed is not None:
+                self._link = await self._opened()
+            link = self._link
+        self._still_open(link)
+        return link
+
+    def _still_open(self, link: _Link) -> None:
+        """A client that was closed while it connected keeps no connection."""
+        if self._closed:
+            link.close(ClientClosed())
+            raise ClientClosed
+
+    async def _opened(self) -> _Link:
+        loop = asyncio.get_running_loop()
+
+        def link() -> _Link:
+            return _Link(str(self.address), self._on_notification)
+
+        try:
+            if isinstance(self.address, UnixAddress):
+                _, made = await loop.create_unix_connection(link, self.address.path)
+            else:
+                transport, made = await loop.create_connection(link, self.address.host, self.address.port)
+                # A peer that was switched off says nothing; without probes its calls would all wait out.
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError as exc:
+            raise ConnectionFailed(f"no connection to {self.address}: {exc.strerror or exc}") from exc
+        return made

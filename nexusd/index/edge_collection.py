@@ -1,0 +1,365 @@
+"""One collection on disk: its manifest and the shard that the manifest names. Runs in the index's child only.
+
+Owns a directory:
+
+    <name>/manifest.json   dimension, distance, incarnation, and which shard is the valid one
+    <name>/shard-<n>/      the valid shard; any other is a fragment of a rebuild and is swept
+    <name>/opening         how many openings in a row did not come to an end
+
+A collection that cannot be loaded is set aside as `<name>.broken-<n>` and begun anew under another
+incarnation, by which the caller sees that all must be sent again. Knows no pipe and no order of requests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+import uuid
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import qdrant_edge as edge
+
+from nexusd.index.durable import sync_directory, sync_tree, write_durably
+from nexusd.index.edge_payload import INDEXED, VERSION, edge_filter, needs_scan, stored_payload
+
+MANIFEST = "manifest.json"
+OPENING = "opening"
+LOCK_WAIT_S = 5.0  # a predecessor that was killed may still be dying
+LOCK_RETRY_S = 0.02
+MAX_FAILED_OPENINGS = 4  # a shard that kills its reader (SIGBUS, abort) raises nothing: count instead
+SEARCH_EF = 128  # candidates looked at on the way; recall 0.99 and better on clustered data at 100,000 points
+EXACT_BELOW = 10_000  # points that pass a filter up to which all are compared: 2 ms at 384 dimensions
+BUILD_THREADS = 2  # a rebuild yields to everybody, but it should end
+KEPT_BROKEN = 2  # evidence for people; more would only fill the disk
+MIN_FREE_BYTES = 64 * 1024 * 1024  # with less, a load may fail for want of room alone
+# Signs that the machine, not the shard, is at fault: setting the shard aside would help nothing.
+_NOT_THE_SHARD = re.compile(
+    r"No space left|Permission denied|Too many open files|Cannot allocate memory|Read-only file system"
+    r"|Disk quota|os error (1|12|13|23|24|28|30|122)\b",
+    re.IGNORECASE,
+)
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a collection is and where its valid shard lies."""
+
+    dimension: int
+    distance: str
+    incarnation: str
+    shard: str
+
+    def check(self, name: str, dimension: int, distance: str) -> None:
+        """Raises SpecMismatchError if the collection is of another dimension or distance."""
+        if (self.dimension, self.distance) != (dimension, distance):
+            raise SpecMismatchError(
+                f"{name} has {self.dimension} dimensions under {self.distance},"
+                f" not {dimension} under {distance}"
+            )
+
+
+class SpecMismatchError(Exception):
+    """The collection exists with another dimension or distance."""
+
+
+class ShardUnusableError(Exception):
+    """The shard cannot be used now, for a reason that lies outside of it."""
+
+
+class EdgeCollection:
+    """An open collection. Blocking; one thread."""
+
+    def __init__(self, directory: Path, manifest: Manifest, shard: edge.EdgeShard, *, hnsw_from: int) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.shard = shard
+        self.hnsw_from = hnsw_from
+        self.journal: set[int] | None = None  # while it is a set, the ids that updates touch are added
+        self.tail_floor = 0  # points that the last rebuild left without a graph; another would too
+
+    @classmethod
+    def open(cls, directory: Path, *, dimension: int, distance: str, hnsw_from: int) -> EdgeCollection:
+        """Open the collection, make it if it is missing, begin it anew if it is broken.
+
+        Args:
+            directory: where it is or will be.
+            dimension: numbers in a vector.
+            distance: Cosine, Dot or Euclid.
+            hnsw_from: points from which a rebuild makes a graph of a segment.
+
+        Raises:
+            SpecMismatchError: it exists with another dimension or distance.
+            ShardUnusableError: not now: another process has it open, or the machine refuses.
+        """
+        try:
+            manifest = read_manifest(directory)
+            if manifest is None:  # never finished being made: nothing in it was acknowledged
+                shutil.rmtree(directory, ignore_errors=True)
+                return cls._create(directory, dimension, distance, hnsw_from)
+            manifest.check(directory.name, dimension, distance)
+            _count_opening(directory)
+            shard = load_shard(directory / manifest.shard)
+        except BrokenShardError as broken:
+            set_aside(directory, str(broken))
+            return cls._create(directory, dimension, distance, hnsw_from)
+        except OSError as error:
+            raise ShardUnusableError(f"cannot open {directory.name}: {error}") from error
+        (directory / OPENING).unlink(missing_ok=True)
+        collection = cls(directory, manifest, shard, hnsw_from=hnsw_from)
+        collection.sweep()
+        return collection
+
+    @classmethod
+    def _create(cls, directory: Path, dimension: int, distance: str, hnsw_from: int) -> EdgeCollection:
+        manifest = Manifest(dimension, distance, uuid.uuid4().hex, "shard-1")
+        place = directory / manifest.shard
+        try:
+            place.mkdir(parents=True)
+            shard = edge.EdgeShard.create(str(place), shard_config(dimension, distance, hnsw_from))
+            for key, schema in INDEXED.items():
+                shard.update(edge.UpdateOperation.create_field_index(key, schema))
+            shard.flush()
+        except Exception as error:  # the engine knows no exception of its own
+            raise ShardUnusableError(f"cannot make {directory.name}: {error}") from error
+        sync_tree(place)
+        write_durably(directory / MANIFEST, msgspec.json.encode(manifest))
+        sync_directory(directory.parent)
+        return cls(directory, manifest, shard, hnsw_from=hnsw_from)
+
+    def check(self, dimension: int, distance: str) -> None:
+        """Raises SpecMismatchError if the collection is of another dimension or distance."""
+        self.manifest.check(self.name, dimension, distance)
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self.directory.name
+
+    def sweep(self) -> None:
+        """Remove what a crashed rebuild left behind."""
+        for entry in self.directory.iterdir():
+            if entry.is_dir() and entry.name != self.manifest.shard:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def upsert(self, points: list[edge.Point]) -> None:
+        """Apply; on disk only after the next flush."""
+        if self.journal is not None:
+            self.journal.update(_id(point) for point in points)
+        self.shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def delete(self, ids: list[int]) -> None:
+        """Apply; on disk only after the next flush."""
+        if self.journal is not None:
+            self.journal.update(ids)
+        self.shard.update(edge.UpdateOperation.delete_points([*ids]))
+
+    def flush(self) -> None:
+        """Put all that was applied on disk."""
+        self.shard.flush()
+
+    def search(self, vector: bytes, limit: int, where: dict[str, Any] | None) -> list[tuple[int, int, float]]:
+        """(id, version, score), nearest first.
+
+        Raises:
+            ValueError: the filter cannot be said.
+        """
+        found = self.shard.search(
+            edge.SearchRequest(
+                query=edge.Query.Nearest(_floats(vector)),
+                limit=limit,
+                filter=None if where is None else edge_filter(where),
+                params=edge.SearchParams(
+                    hnsw_ef=max(SEARCH_EF, 2 * limit),
+                    exact=where is not None and needs_scan(where),
+                    # looks past neighbours that the filter refuses: without it they are walls
+                    acorn=None if where is None else edge.AcornSearchParams(enable=True),
+                ),
+                with_payload=[VERSION],
+            )
+        )
+        # Euclid answers a distance; callers are promised that higher is nearer
+        sign = -1.0 if self.manifest.distance == "Euclid" else 1.0
+        return [(_id(point), _version(point.payload), sign * point.score) for point in found]
+
+    def scroll(self, after_id: int, limit: int) -> list[tuple[int, int]]:
+        """(id, version) of the next points, ascending."""
+        records, _ = self.shard.scroll(
+            edge.ScrollRequest(offset=max(0, after_id + 1), limit=limit, with_payload=[VERSION])
+        )
+        return [(_id(record), _version(record.payload)) for record in records]
+
+    def count(self) -> int:
+        """How many points there are, exactly."""
+        return self.shard.count(edge.CountRequest(exact=True))
+
+    def tail(self) -> int:
+        """Points that no graph covers: every search looks at each of them."""
+        info = self.shard.info()
+        return max(0, info.points_count - info.indexed_vectors_count)
+
+    def copy_of(self, ids: Iterable[int]) -> list[edge.Point]:
+        """The points of these ids as they are now; those that are gone are missing."""
+        records = self.shard.retrieve([*ids], with_payload=True, with_vector=True)
+        return [edge.Point(record.id, record.vector or [], record.payload) for record in records]
+
+    def adopt(self, manifest: Manifest, shard: edge.EdgeShard) -> Path:
+        """Make a rebuilt shard the valid one, durably; answers the place of the old one, to be removed.
+
+        A crash before the manifest's rename leaves the old shard valid, after it the new one; both hold
+        every acknowledged point.
+
+        Raises:
+            OSError: the manifest could not be written; the old shard stays the valid one.
+        """
+        try:
+            write_durably(self.directory / MANIFEST, msgspec.json.encode(manifest))
+        except OSError:
+            if read_manifest(self.directory) != manifest:
+                raise
+        old_shard, old_place = self.shard, self.directory / self.manifest.shard
+        self.manifest, self.shard = manifest, shard
+        self.tail_floor = self.tail()
+        old_shard.close()
+        return old_place
+
+    def close(self) -> None:
+        """Flush and let go."""
+        self.shard.flush()
+        self.shard.close()
+
+
+def make_point(id_: int, version: int, vector: bytes, payload: dict[str, Any]) -> edge.Point:
+    """A point of the engine.
+
+    Raises:
+        ValueError, TypeError, OverflowError: the payload or the id cannot be stored.
+    """
+    return edge.Point(id_, _floats(vector), stored_payload(payload, version))
+
+
+def _id(point: edge.Point | edge.Record | edge.ScoredPoint) -> int:
+    """The engine also knows UUIDs; we give it integers only."""
+    return point.id  # type: ignore[return-value]
+
+
+def _floats(vector: bytes) -> list[float]:
+    return array("f", vector).tolist()
+
+
+def _version(payload: dict[str, Any] | None) -> int:
+    return int((payload or {}).get(VERSION, 0))
+
+
+def shard_config(dimension: int, distance: str, hnsw_from: int) -> edge.EdgeConfig:
+    """How a shard is laid out and when a segment gets a graph."""
+    kilobytes = dimension * 4 / 1024  # a vector
+    return edge.EdgeConfig(
+        vectors=edge.EdgeVectorParams(size=dimension, distance=getattr(edge.Distance, distance)),
+        hnsw_config=edge.HnswIndexConfig(
+            m=16,
+            ef_construct=100,
+            full_scan_threshold=max(1, round(EXACT_BELOW * kilobytes)),
+            max_indexing_threads=BUILD_THREADS,
+            payload_m=0,
+        ),
+        optimizers=edge.EdgeOptimizersConfig(
+            indexing_threshold=max(1, round(hnsw_from * kilobytes)),
+            default_segment_number=2,
+        ),
+        max_search_threads=2,
+    )
+
+
+class BrokenShardError(Exception):
+    """The shard's files cannot be loaded and never will be."""
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest, or None if the collection was never finished being made.
+
+    Raises:
+        BrokenShardError: it is there and unreadable.
+    """
+    try:
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise BrokenShardError(f"manifest: {error}") from error
+
+
+def load_shard(place: Path) -> edge.EdgeShard:
+    """Load a shard; waits for a dying predecessor to let go of it.
+
+    Raises:
+        BrokenShardError: its files are damaged or missing.
+        ShardUnusableError: not now.
+    """
+    if not place.is_dir():
+        raise BrokenShardError(f"{place.name} is missing")
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            return edge.EdgeShard.load(str(place))
+        except BaseException as error:  # a panic of the engine is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            if "WouldBlock" in reason:
+                if time.monotonic() < deadline:
+                    time.sleep(LOCK_RETRY_S)
+                    continue
+                raise ShardUnusableError(f"{place} is held by another process") from error
+            if _NOT_THE_SHARD.search(reason) or shutil.disk_usage(place).free < MIN_FREE_BYTES:
+                raise ShardUnusableError(reason) from error
+            raise BrokenShardError(reason) from error
+
+
+def _count_opening(directory: Path) -> None:
+    """Note that an opening begins.
+
+    Raises:
+        BrokenShardError: too many before it did not come to an end.
+    """
+    mark = directory / OPENING
+    noted = mark.read_bytes() if mark.exists() else b""
+    failed = int(noted) if noted.isdigit() else 0  # a power cut may have left it empty
+    if failed >= MAX_FAILED_OPENINGS:
+        raise BrokenShardError(f"{failed} openings in a row ended the process")
+    mark.write_bytes(str(failed + 1).encode())
+
+
+def set_aside(directory: Path, reason: str) -> Path:
+    """Move a broken collection out of the way, keeping the newest few for people to look at."""
+    numbers = [int(path.name.rpartition("-")[2]) for path in _broken(directory)]
+    target = directory.with_name(f"{directory.name}.broken-{max(numbers, default=0) + 1}")
+    directory.rename(target)
+    (target / "reason").write_text(reason + "\n")
+    sync_directory(directory.parent)
+    for path in sorted(_broken(directory), key=lambda path: int(path.name.rpartition("-")[2]))[:-KEPT_BROKEN]:
+        shutil.rmtree(path, ignore_errors=True)
+    return target
+
+
+def remove_collection(directory: Path) -> None:
+    """Remove a collection that is not open; a crash in the middle leaves a fragment without a manifest."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    if directory.is_dir():
+        sync_directory(directory)
+        shutil.rmtree(directory)
+
+
+def _broken(directory: Path) -> list[Path]:
+    pattern = re.compile(re.escape(directory.name) + r"\.broken-[0-9]+")
+    return [path for path in directory.parent.iterdir() if pattern.fullmatch(path.name)]
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")

@@ -1,0 +1,123 @@
+"""When a collection is rebuilt, one at a time, and how long to leave it after a failure. In the child only.
+
+Owns the rebuild that runs, if any. Knows no request.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nexusd.child_channel import ChildChannel
+from nexusd.index.edge_collection import EdgeCollection
+from nexusd.index.rebuild import Reached, Rebuild, RebuildFailedError
+
+FIRST_RETRY_S = 60.0  # a failure is mostly a full disk: it does not pass in seconds
+MAX_RETRY_S = 3600.0
+
+
+class RebuildSchedule:
+    """Starts rebuilds, walks the running one through its steps, and tells what it is doing."""
+
+    def __init__(self, channel: ChildChannel, rebuild_after: int, reached: Reached) -> None:
+        self._channel = channel
+        self._rebuild_after = rebuild_after
+        self._reached = reached
+        self._running: Rebuild | None = None
+        self._finished = 0
+        self._failure = ""
+        self._retry_delay_s = FIRST_RETRY_S
+        self._not_before_s = 0.0
+        self._speaks = select.poll()
+        self._listening = False
+
+    @property
+    def holds_updates(self) -> bool:
+        """Whether a copy is being taken, so that nothing may be applied."""
+        return self._running is not None and self._running.holds_updates
+
+    @property
+    def wants_to_step(self) -> bool:
+        """Whether `step` has something to do."""
+        return self._running is not None and self._running.wants_to_step
+
+    def state(self) -> dict[str, Any]:
+        """What it is doing, and how it went so far."""
+        running = self._running
+        return {
+            "rebuilding": "" if running is None else running.collection.name,
+            "pid": 0 if running is None else running.pid,
+            "finished": self._finished,
+            "failure": self._failure,
+        }
+
+    def consider(self, collections: Iterable[EdgeCollection]) -> None:
+        """Start a rebuild if a collection has grown a tail that slows its searches."""
+        if self._running is not None or time.monotonic() < self._not_before_s:
+            return
+        for collection in collections:
+            if collection.tail() - collection.tail_floor >= self._rebuild_after:
+                try:
+                    self._running = Rebuild(collection, self._reached)
+                except OSError as error:
+                    self._failed(str(error))
+                    return
+                self._listen_to(self._running)
+                return
+
+    def heard(self) -> bool:
+        """Whether the other process has said something."""
+        return self._listening and bool(self._speaks.poll(0))
+
+    def listen(self) -> None:
+        """Act on what it said; everything applied must have been flushed before."""
+        self._advance(Rebuild.listen)
+
+    def step(self) -> None:
+        """One short step of bringing the built shard up to date."""
+        self._advance(Rebuild.step)
+
+    def abandon(self, collection: EdgeCollection | None = None) -> None:
+        """Give up the rebuild of this collection, or whichever runs."""
+        running = self._running
+        if running is None or (collection is not None and running.collection is not collection):
+            return
+        self._stop_listening(running)
+        running.abandon()
+        self._running = None
+
+    def _advance(self, how: Callable[[Rebuild], None]) -> None:
+        running = self._running
+        if running is None:
+            return
+        try:
+            how(running)
+        except RebuildFailedError as error:
+            self.abandon()
+            self._failed(str(error))
+            return
+        if running.wants_to_step:
+            self._stop_listening(running)
+        if running.done:
+            self._running = None
+            self._finished += 1
+            self._failure = ""
+            self._retry_delay_s = FIRST_RETRY_S
+
+    def _failed(self, reason: str) -> None:
+        self._failure = reason
+        self._not_before_s = time.monotonic() + self._retry_delay_s
+        self._retry_delay_s = min(2 * self._retry_delay_s, MAX_RETRY_S)
+
+    def _listen_to(self, running: Rebuild) -> None:
+        self._listening = True
+        self._speaks.register(running.descriptor, select.POLLIN)
+        self._channel.watch(running.descriptor)
+
+    def _stop_listening(self, running: Rebuild) -> None:
+        if self._listening:
+            self._listening = False
+            self._speaks.unregister(running.descriptor)
+            self._channel.unwatch(running.descriptor)

@@ -1,0 +1,113 @@
+"""What the daemon says about itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from nexusd.model.fields import Params, Record
+from nexusd.model.outbox import OutboxStatus
+
+
+class Health(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Whether the daemon does its job; `reasons` says what is missing."""
+
+    status: Literal["ok", "degraded", "starting", "stopping"]
+    reasons: list[str]
+
+
+class DatabaseStatus(Record, frozen=True, kw_only=True):
+    """The store in figures."""
+
+    path: str
+    bytes: int
+    wal_bytes: int
+    schema: int
+    epoch: str
+    read_only: bool
+    queued_writes: int
+    commits: int
+    writes: int
+    sessions: int
+    episodes: int
+
+
+class IndexStatus(Record, frozen=True, kw_only=True):
+    """The vector index; `points` by collection, null while it does not answer."""
+
+    backend: str
+    available: bool
+    detail: str
+    rebuilding: bool
+    restarts: int
+    points: dict[str, int] | None
+
+
+class EmbedderStatus(Record, frozen=True, kw_only=True):
+    """The embedding model."""
+
+    provider: str
+    model: str
+    dimension: int
+    state: Literal["idle", "ready", "unavailable"]
+    detail: str
+    restarts: int
+
+
+class MethodCount(Record, frozen=True, kw_only=True):
+    """One method since the start: calls, errors, and the time they took together."""
+
+    calls: int
+    errors: int
+    total_ms: float
+
+
+class ServerStatus(Record, frozen=True, kw_only=True):
+    """The listeners and what came in."""
+
+    socket: str
+    tcp: str | None
+    connections: int
+    methods: dict[str, MethodCount]
+
+
+class TaskStatus(Record, frozen=True, kw_only=True):
+    """One supervised task."""
+
+    name: str
+    state: str
+    restarts: int
+
+
+class ProcessStatus(Record, frozen=True, kw_only=True):
+    """One process of the daemon and the memory that it holds."""
+
+    name: str
+    pid: int
+    resident_bytes: int
+
+
+class SystemStatus(Record, frozen=True, kw_only=True):
+    """What system.status answers."""
+
+    version: str
+    state: Literal["starting", "ready", "stopping"]
+    uptime_ms: int
+    health: Health
+    database: DatabaseStatus
+    outbox: OutboxStatus
+    index: IndexStatus
+    embedder: EmbedderStatus
+    server: ServerStatus
+    tasks: list[TaskStatus]
+    processes: list[ProcessStatus]
+
+
+class Help(Params, frozen=True, kw_only=True):
+    """Parameters of help."""
+
+    method: Annotated[str | None, Meta(description="A method's name; all methods if not given.")] = None
+
+
+Document = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Finding memories again: keyword and vector candidates, their fusion, and context packages."""

@@ -1,0 +1,19 @@
+"""A search's filter as conditions over the index's payload; the counterpart of the store's SQL."""
+
+from __future__ import annotations
+
+from nexusd.index.filters import Condition, Filter, Match, Range, path
+from nexusd.model.memory import MemoryFilter
+
+
+def index_filter(where: MemoryFilter) -> Filter | None:
+    """The filter over points; None if everything passes."""
+    must: list[Condition] = []
+    if where.session_id is not None:
+        must.append(Match("sessionId", (where.session_id,)))
+    if where.project_id is not None:
+        must.append(Match("projectId", (where.project_id,)))
+    if where.since is not None or where.until is not None:
+        must.append(Range("createdAt", gte=where.since, lt=where.until))
+    must += (Match(path("metadata", key), (value,)) for key, value in where.metadata.items())
+    return Filter(must=tuple(must)) if must else None

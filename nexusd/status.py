@@ -1,0 +1,191 @@
+"""The daemon's report on itself: health, status, and the line for systemctl.
+
+Owns how the parts' figures are put together and what counts as degraded. Asks every part; none asks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from nexusd import __version__
+from nexusd.clock import Clock
+from nexusd.config import Settings
+from nexusd.embedding.embedder import Embedder
+from nexusd.errors import IndexUnavailable
+from nexusd.index.index import Index
+from nexusd.lifecycle import Supervisor
+from nexusd.model.system import (
+    DatabaseStatus,
+    EmbedderStatus,
+    Health,
+    IndexStatus,
+    MethodCount,
+    ProcessStatus,
+    ServerStatus,
+    SystemStatus,
+    TaskStatus,
+)
+from nexusd.store.database import Database
+from nexusd.store.episodes import count_episodes
+from nexusd.store.meta import get_epoch
+from nexusd.store.sessions import count_sessions
+from nexusd.sync.collections import Collections
+from nexusd.sync.worker import OutboxWorker
+from nexusd.wire.dispatch import Dispatcher
+from nexusd.wire.listeners import Server
+
+COUNT_TIMEOUT_S = 1.0  # a status must not wait for an index that is busy or gone
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class StatusReport:
+    """Health, status and the status line, from all parts."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Database,
+        index: Index,
+        embedder: Embedder,
+        collections: Collections,
+        worker: OutboxWorker,
+        dispatcher: Dispatcher,
+        server: Server,
+        supervisor: Supervisor,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._index = index
+        self._embedder = embedder
+        self._collections = collections
+        self._worker = worker
+        self._dispatcher = dispatcher
+        self._server = server
+        self._supervisor = supervisor
+        self._clock = clock
+        self._began_s = clock.monotonic_s()
+
+    def health(self) -> Health:
+        """ok, or what is missing. The index and the embedder wake on demand: idle is no fault."""
+        state = self._dispatcher.gate.state
+        if state != "open":
+            return Health(status=state, reasons=[])
+        reasons = []
+        disk = self._store.progress().disk
+        if disk != "ok":
+            reasons.append(f"the store takes no writes: the disk is {disk}")
+        index = self._index.health()
+        if not index.available:
+            reasons.append(f"index: {index.detail}")
+        embedder = self._embedder.health()
+        if embedder.state == "unavailable":
+            reasons.append(f"embedder: {embedder.detail}")
+        dead = self._worker.status().dead
+        if dead:
+            reasons.append(f"outbox: {dead} rows cannot be indexed; see `outbox.list` with state dead")
+        return Health(status="degraded" if reasons else "ok", reasons=reasons)
+
+    def line(self) -> str:
+        """One line for people, as systemctl status shows it."""
+        outbox = self._worker.status()
+        waiting = outbox.pending + outbox.inflight
+        age = "" if outbox.oldest_age_ms is None else f" (oldest {outbox.oldest_age_ms // 1000} s)"
+        parts = [self.health().status, f"{self._server.connections} clients", f"outbox {waiting}{age}"]
+        if outbox.dead:
+            parts.append(f"{outbox.dead} dead letters")
+        return ", ".join("ready" if part == "ok" else part for part in parts)
+
+    async def status(self) -> SystemStatus:
+        """Every part in figures."""
+        index, embedder, store = self._index.health(), self._embedder.health(), self._store.stats()
+        fingerprint = self._embedder.fingerprint
+        processes = [
+            ("daemon", os.getpid()),
+            *(("index", pid) for pid in index.process_ids),
+            *(("embedder", pid) for pid in embedder.process_ids),
+        ]
+        return SystemStatus(
+            version=__version__,
+            state="ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state,
+            uptime_ms=int((self._clock.monotonic_s() - self._began_s) * 1000),
+            health=self.health(),
+            database=DatabaseStatus(
+                path=str(self._settings.database_path),
+                bytes=store.database_bytes,
+                wal_bytes=store.writer.wal_bytes,
+                schema=store.schema_version,
+                epoch=await self._store.read(get_epoch),
+                read_only=store.writer.disk != "ok",
+                queued_writes=store.writer.waiting,
+                commits=store.writer.batches,
+                writes=store.writer.writes,
+                sessions=await self._store.read(count_sessions),
+                episodes=await self._store.read(count_episodes),
+            ),
+            outbox=self._worker.status(),
+            index=IndexStatus(
+                backend=self._settings.config.index.backend,
+                available=index.available,
+                detail=index.detail,
+                rebuilding=index.rebuilding,
+                restarts=index.restarts,
+                points=await self._points(),
+            ),
+            embedder=EmbedderStatus(
+                provider=fingerprint.provider,
+                model=fingerprint.model,
+                dimension=fingerprint.dimension,
+                state=embedder.state,
+                detail=embedder.detail,
+                restarts=embedder.restarts,
+            ),
+            server=ServerStatus(
+                socket=str(self._settings.socket_path),
+                tcp=_shown(self._server.tcp_address),
+                connections=self._server.connections,
+                methods={
+                    name: MethodCount(
+                        calls=count["count"], errors=sum(count["errors"].values()), total_ms=count["totalMs"]
+                    )
+                    for name, count in self._dispatcher.counters.snapshot().items()
+                },
+            ),
+            tasks=[
+                TaskStatus(name=task.name, state=task.state, restarts=task.restarts)
+                for task in self._supervisor.states()
+            ],
+            processes=[
+                ProcessStatus(name=name, pid=pid, resident_bytes=size)
+                for name, pid in processes
+                if (size := _resident_bytes(pid)) is not None
+            ],
+        )
+
+    async def _points(self) -> dict[str, int] | None:
+        try:
+            async with asyncio.timeout(COUNT_TIMEOUT_S):
+                return {
+                    name: await self._index.count(self._collections.physical(name))
+                    for name in self._collections.logical
+                }
+        except (IndexUnavailable, TimeoutError):
+            return None
+
+
+def _shown(address: tuple[str, int] | None) -> str | None:
+    if address is None:
+        return None
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _resident_bytes(pid: int) -> int | None:
+    """The memory that a process holds, or None when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return None

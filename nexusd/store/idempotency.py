@@ -1,0 +1,117 @@
+"""Replies kept by key, so that a call that is sent again is not done again.
+
+Owns the table `idempotency`. A receipt, the write that it is for and the reply are one transaction. Knows
+no method: a reply is whatever msgspec encodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from nexusd.errors import IdempotencyMismatch
+from nexusd.store.batch import Groupable
+from nexusd.store.connection import Connection
+from nexusd.store.values import in_powers_of_two, placeholders
+
+KEPT_MS = 24 * 60 * 60 * 1000
+PRUNE_EVERY = 64        # so many new receipts pay for one look at the oldest ones
+PRUNE_AT_MOST = 128     # twice of what came in: the table shrinks, and no write waits long for it
+
+# the receipt of a key, if it was used
+SELECT_RECEIPT = """
+SELECT method, parameters_hash, reply, created_ms FROM idempotency WHERE principal = ? AND key = ?"""
+
+# whether any of the keys was used, expired or not
+SELECT_USED = "SELECT 1 FROM idempotency WHERE (principal, key) IN (VALUES {rows}) LIMIT 1"
+
+# keep replies; an expired receipt of the same key gives way
+INSERT_RECEIPTS = """
+INSERT OR REPLACE INTO idempotency (principal, key, method, parameters_hash, reply, created_ms)
+VALUES {rows}"""
+
+# the oldest receipts are the first rows
+PRUNE_RECEIPTS = """
+DELETE FROM idempotency
+WHERE id IN (SELECT id FROM idempotency ORDER BY id LIMIT ?) AND created_ms < ?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What makes a call the same call: its key, who calls, the method and a hash of the parameters."""
+
+    key: str
+    principal: str
+    method: str
+    parameters_hash: bytes
+
+
+class _NotTogetherError(Exception):
+    """These calls have to be done one by one."""
+
+
+def answer_once(
+    db: Connection, receipt: Receipt, now_ms: int, function: Callable[..., Any], args: tuple[Any, ...]
+) -> Any:
+    """Do the write and keep its reply, or answer the kept reply as `msgspec.Raw`.
+
+    Raises:
+        IdempotencyMismatch: the key was used for another method or other parameters.
+    """
+    row = db.execute(SELECT_RECEIPT, (receipt.principal, receipt.key)).fetchone()
+    if row is not None and row[3] > now_ms - KEPT_MS:
+        if row[0] != receipt.method or row[1] != receipt.parameters_hash:
+            raise IdempotencyMismatch
+        return msgspec.Raw(row[2])
+    result = function(db, *args)
+    _keep(db, [(receipt, now_ms, result)])
+    return result
+
+
+def _answer_each_once(db: Connection, calls: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+    """As `answer_once` for calls of one groupable function whose keys are all new."""
+    receipts: list[Receipt] = [call[0] for call in calls]
+    names = {(receipt.principal, receipt.key) for receipt in receipts}
+    if len(names) < len(receipts):
+        raise _NotTogetherError
+    for run in in_powers_of_two(receipts):
+        keys = [part for receipt in run for part in (receipt.principal, receipt.key)]
+        if db.execute(SELECT_USED.format(rows=placeholders(len(run), 2)), keys).fetchone() is not None:
+            raise _NotTogetherError
+    function: Groupable[..., Any] = calls[0][2]
+    results = function.many(db, [call[3] for call in calls])
+    _keep(db, [(call[0], call[1], result) for call, result in zip(calls, results, strict=True)])
+    return results
+
+
+@cache
+def _grouped(_function: Groupable[..., Any]) -> Groupable[..., Any]:
+    """One object a function, so that neighbours in a batch are calls of the same function."""
+    return Groupable(answer_once, _answer_each_once)
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`answer_once` for this function, groupable if the function is."""
+    return _grouped(function) if isinstance(function, Groupable) else answer_once
+
+
+def _keep(db: Connection, replies: Sequence[tuple[Receipt, int, Any]]) -> None:
+    for run in in_powers_of_two(replies):
+        values: list[Any] = []
+        for receipt, now_ms, result in run:
+            reply = msgspec.json.encode(result)
+            values += (receipt.principal, receipt.key, receipt.method, receipt.parameters_hash, reply, now_ms)
+        db.execute(INSERT_RECEIPTS.format(rows=placeholders(len(run), 6)), values)
+    before = db.last_insert_rowid() - len(replies)
+    if before // PRUNE_EVERY != db.last_insert_rowid() // PRUNE_EVERY:
+        prune_receipts(db, replies[-1][1])
+
+
+def prune_receipts(db: Connection, now_ms: int) -> int:
+    """Forget some of the receipts that are older than 24 hours; answer how many."""
+    db.execute(PRUNE_RECEIPTS, (PRUNE_AT_MOST, now_ms - KEPT_MS))
+    return db.changes()

@@ -1,0 +1,254 @@
+"""The outbox: what the index still owes to the rows.
+
+Owns the table `outbox`; its rows are written by triggers, with the change that they are for. Every function
+that a worker calls after a claim touches only rows that are as they were claimed: what changed meanwhile
+is pending again, and stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from nexusd.errors import InvalidParams
+from nexusd.model.fields import Listing
+from nexusd.model.outbox import ListOutbox, OutboxRow, OutboxState
+from nexusd.store.connection import Connection
+from nexusd.store.cursors import decode_cursor, encode_cursor
+
+Op = Literal["upsert", "delete"]
+
+_LISTING = "outbox"
+_ENTRY_COLUMNS = "seq, collection, row_id, version, op, attempts, created_ms"
+_ROW_COLUMNS = """
+seq, collection, row_id, version, op, state, attempts, not_before_ms, error_kind, error, created_ms"""
+_ROW_TABLES = {"episodes": "episodes", "entities": "entities", "summaries": "summaries"}
+
+# Of the claimed entries in a JSON array of [seq, version, op], those that nobody touched since. A seq is one
+# row of one collection for ever; `inflight` because the same version can have been queued anew.
+_AS_CLAIMED = """
+seq IN (
+    SELECT o.seq FROM json_each(?) claimed JOIN outbox o ON o.seq = claimed.value ->> 0
+    WHERE o.version = claimed.value ->> 1 AND o.op = claimed.value ->> 2 AND o.state = 'inflight')"""
+
+# take the oldest entries that are due; one that should wait longer than any backoff lasts was postponed
+# before the wall clock was set back, and is due
+CLAIM = f"""
+UPDATE outbox SET state = 'inflight'
+WHERE seq IN (
+    SELECT seq FROM outbox
+    WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2)
+        AND collection IN (SELECT value FROM json_each(?3))
+    ORDER BY seq LIMIT ?4)
+RETURNING {_ENTRY_COLUMNS}"""
+
+# done: the index holds it, or holds it no more
+FINISH = f"DELETE FROM outbox WHERE {_AS_CLAIMED}"
+
+# give back without a mark: the index or the embedder was not there
+RELEASE = f"UPDATE outbox SET state = 'pending', not_before_ms = ? WHERE {_AS_CLAIMED}"
+
+# give back, to be tried again later
+POSTPONE = f"""
+UPDATE outbox SET state = 'pending', attempts = attempts + 1, not_before_ms = ?, error_kind = ?, error = ?
+WHERE {_AS_CLAIMED}"""
+
+# give up, visibly
+BURY = f"""
+UPDATE outbox SET state = 'dead', attempts = attempts + 1, error_kind = ?, error = ? WHERE {_AS_CLAIMED}"""
+
+# what a daemon that died had claimed
+RESET_INFLIGHT = "UPDATE outbox SET state = 'pending' WHERE state = 'inflight'"
+
+# rows by state: all are counted by the size of the table, the rare states by their own small indexes
+COUNT_STATES = """
+SELECT (SELECT count(*) FROM outbox),
+       (SELECT count(*) FROM outbox WHERE state = 'inflight'),
+       (SELECT count(*) FROM outbox WHERE state = 'dead')"""
+
+# since when the oldest living row waits
+OLDEST = """
+SELECT min(created_ms) FROM (
+    SELECT created_ms FROM (SELECT created_ms FROM outbox WHERE state = 'pending' ORDER BY seq LIMIT 1)
+    UNION ALL
+    SELECT created_ms FROM (SELECT created_ms FROM outbox WHERE state = 'inflight' ORDER BY seq LIMIT 1))"""
+
+# when the first pending row is due, by the same rule
+NEXT_DUE = """
+SELECT min(iif(not_before_ms > ?1 + ?2, 0, not_before_ms)) FROM outbox WHERE state = 'pending'"""
+
+# rows after a place, oldest first
+LIST_OUTBOX = f"""
+SELECT {_ROW_COLUMNS} FROM outbox WHERE seq > ? AND {{conditions}} ORDER BY seq LIMIT ? OFFSET ?"""
+
+# dead letters that get another chance, with their history forgotten
+RETRY_DEAD = """
+UPDATE outbox SET state = 'pending', attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL,
+    created_ms = ?
+WHERE state = 'dead'"""
+RETRY_DEAD_SEQS = RETRY_DEAD + " AND seq IN (SELECT value FROM json_each(?))"
+
+# which of the rows are not settled, and why
+UNFINISHED = """
+SELECT row_id, state FROM outbox WHERE collection = ? AND row_id IN (SELECT value FROM json_each(?))"""
+
+# every row of a collection, again; a queued delete stays, since its row is gone
+REQUEUE = """
+INSERT INTO outbox (collection, row_id, version, op, created_ms)
+SELECT ?, id, version, 'upsert', ? FROM {table} WHERE TRUE
+ON CONFLICT (collection, row_id) DO UPDATE SET
+    version = excluded.version, op = excluded.op, state = 'pending',
+    attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL"""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One row as it was claimed."""
+
+    seq: int
+    collection: str
+    row_id: int
+    version: int
+    op: Op
+    attempts: int
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxCounts:
+    """How much waits. `oldest_ms`: since when the oldest living row waits; None if none does."""
+
+    pending: int
+    inflight: int
+    dead: int
+    oldest_ms: int | None
+
+
+def _claimed(entries: Sequence[OutboxEntry]) -> str:
+    return msgspec.json.encode([(entry.seq, entry.version, entry.op) for entry in entries]).decode()
+
+
+def claim_batch(
+    db: Connection, limit: int, now_ms: int, max_backoff_ms: int, collections: Sequence[str] = ("episodes",)
+) -> list[OutboxEntry]:
+    """Claim up to `limit` entries of the collections that are due, oldest first.
+
+    `max_backoff_ms` is the longest that anything is ever postponed: what should wait longer still was
+    postponed before the wall clock was set back, and is due.
+    """
+    values = (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode(), limit)
+    rows: list[Any] = db.execute(CLAIM, values).fetchall()
+    return [OutboxEntry(*row) for row in sorted(rows)]
+
+
+def finish_batch(db: Connection, entries: Sequence[OutboxEntry]) -> int:
+    """Remove what is done; answer how many went. The others changed meanwhile and are pending again."""
+    db.execute(FINISH, (_claimed(entries),))
+    return db.changes()
+
+
+def release_batch(db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int = 0) -> None:
+    """Give entries back, due from `not_before_ms` on; no attempt is counted, an outage is not their fault."""
+    db.execute(RELEASE, (not_before_ms, _claimed(entries)))
+
+
+def postpone(
+    db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int, error_kind: str, error: str
+) -> None:
+    """Count a failed attempt; try again from `not_before_ms` on."""
+    db.execute(POSTPONE, (not_before_ms, error_kind, error, _claimed(entries)))
+
+
+def bury(db: Connection, entry: OutboxEntry, error_kind: str, error: str) -> None:
+    """Make a dead letter of the entry: it waits for people."""
+    db.execute(BURY, (error_kind, error, _claimed([entry])))
+
+
+def reset_inflight(db: Connection) -> int:
+    """Make pending again what an earlier run had claimed; answer how many. For the start only."""
+    db.execute(RESET_INFLIGHT)
+    return db.changes()
+
+
+def count_outbox(db: Connection) -> OutboxCounts:
+    """The rows by state."""
+    row: tuple[Any, ...] = db.execute(COUNT_STATES).fetchall()[0]
+    total, inflight, dead = row
+    oldest_ms: int | None = db.execute(OLDEST).get
+    return OutboxCounts(
+        pending=total - inflight - dead, inflight=inflight, dead=dead, oldest_ms=oldest_ms
+    )
+
+
+def next_due_ms(db: Connection, now_ms: int, max_backoff_ms: int) -> int | None:
+    """When the first pending entry is due, ms since 1970 (0: long since); None if none is pending."""
+    due_ms: int | None = db.execute(NEXT_DUE, (now_ms, max_backoff_ms)).get
+    return due_ms
+
+
+def list_outbox(db: Connection, page: ListOutbox) -> Listing[OutboxRow]:
+    """A page of rows, oldest first.
+
+    Raises:
+        InvalidParams: the cursor is none of this listing.
+    """
+    (after,) = decode_cursor(_LISTING, page.cursor, 1) if page.cursor is not None else (0,)
+    conditions, values = ["TRUE"], list[Any]()
+    if page.state is not None:
+        conditions.append("state = ?")
+        values.append(page.state)
+    if page.collection is not None:
+        conditions.append("collection = ?")
+        values.append(page.collection)
+    sql = LIST_OUTBOX.format(conditions=" AND ".join(conditions))
+    rows = db.execute(sql, (after, *values, page.limit + 1, page.offset or 0)).fetchall()
+    items = [_outbox_row(row) for row in rows[: page.limit]]
+    more = len(rows) > page.limit
+    return Listing(items=items, next_cursor=encode_cursor(_LISTING, items[-1].seq) if more else None)
+
+
+def _outbox_row(row: tuple[Any, ...]) -> OutboxRow:
+    return OutboxRow(
+        seq=row[0],
+        collection=row[1],
+        row_id=row[2],
+        version=row[3],
+        op=row[4],
+        state=row[5],
+        attempts=row[6],
+        not_before=row[7],
+        error_kind=row[8],
+        error=row[9],
+        created_at=row[10],
+    )
+
+
+def retry_dead(db: Connection, seqs: Sequence[int], now_ms: int) -> int:
+    """Give the named dead letters another chance, or all if none is named; answer how many got one."""
+    if seqs:
+        db.execute(RETRY_DEAD_SEQS, (now_ms, msgspec.json.encode(seqs).decode()))
+    else:
+        db.execute(RETRY_DEAD, (now_ms,))
+    return db.changes()
+
+
+def unfinished(db: Connection, collection: str, row_ids: Sequence[int]) -> dict[int, OutboxState]:
+    """Row id -> state, for those of the rows that the outbox still holds."""
+    rows: list[Any] = db.execute(UNFINISHED, (collection, msgspec.json.encode(row_ids).decode())).fetchall()
+    return dict(rows)
+
+
+def requeue_collection(db: Connection, collection: str, now_ms: int) -> int:
+    """Queue every row of the collection, as after its index was found wiped; answer how many."""
+    db.execute(REQUEUE.format(table=_table(collection)), (collection, now_ms))
+    return db.changes()
+
+
+def _table(collection: str) -> str:
+    try:
+        return _ROW_TABLES[collection]
+    except KeyError:
+        raise InvalidParams(f"There is no collection {collection!r}.") from None

@@ -1,0 +1,77 @@
+"""Queries for comparing the rows with the index, and for queueing what differs.
+
+Owns no table: it reads the rows of a collection by id and version, and adds to the outbox. A row that
+is queued already is left as it is: the index is visibly behind there, not wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nexusd.store.connection import Connection
+
+# The tables whose rows are kept in the index, by logical collection. Names in SQL come from here only.
+TABLES = {"episodes": "episodes"}
+
+# Which rows are there, in slices.
+VERSIONS = "SELECT id, version FROM {table} WHERE id > ? ORDER BY id LIMIT ?"
+COUNT_ROWS = "SELECT count(*) FROM {table}"
+COUNT_QUEUED = "SELECT count(*) FROM outbox WHERE collection = ?"
+
+# Rows that the index lacks or holds in another version; those deleted meanwhile are left out.
+QUEUE_UPSERTS = """
+    INSERT INTO outbox (collection, row_id, version, op, created_ms)
+    SELECT ?, id, version, 'upsert', ? FROM {table} WHERE id IN (SELECT value FROM json_each(?))
+    ON CONFLICT (collection, row_id) DO NOTHING
+    RETURNING row_id
+"""
+
+# Points without a row; those whose row appeared meanwhile are left out. No version: nothing is left to compare.
+QUEUE_DELETES = """
+    INSERT INTO outbox (collection, row_id, version, op, created_ms)
+    SELECT ?, value, 0, 'delete', ? FROM json_each(?)
+    WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE id = value)
+    ON CONFLICT (collection, row_id) DO NOTHING
+    RETURNING row_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RowVersion:
+    """A row and its version."""
+
+    id: int
+    version: int
+
+
+def row_versions(db: Connection, collection: str, after_id: int, limit: int) -> list[RowVersion]:
+    """Up to `limit` rows with ids greater than `after_id`, ascending."""
+    sql = VERSIONS.format(table=TABLES[collection])
+    return [RowVersion(row_id, version) for row_id, version in db.execute(sql, (after_id, limit))]
+
+
+def count_rows(db: Connection, collection: str) -> int:
+    """How many rows the collection has."""
+    return int(db.execute(COUNT_ROWS.format(table=TABLES[collection])).get)
+
+
+def count_queued(db: Connection, collection: str) -> int:
+    """How many of its rows stand in the outbox, in whatever state."""
+    return int(db.execute(COUNT_QUEUED, (collection,)).get)
+
+
+def queue_upserts(db: Connection, collection: str, ids: Sequence[int], now_ms: int) -> list[int]:
+    """Queue these rows to be sent; the ids that were not queued already."""
+    sql = QUEUE_UPSERTS.format(table=TABLES[collection])
+    return [row_id for (row_id,) in db.execute(sql, (collection, now_ms, _json(ids)))]
+
+
+def queue_deletes(db: Connection, collection: str, ids: Sequence[int], now_ms: int) -> list[int]:
+    """Queue these points to be removed; the ids that were not queued already."""
+    sql = QUEUE_DELETES.format(table=TABLES[collection])
+    return [row_id for (row_id,) in db.execute(sql, (collection, now_ms, _json(ids)))]
+
+
+def _json(ids: Sequence[int]) -> str:
+    return f"[{','.join(map(str, ids))}]"

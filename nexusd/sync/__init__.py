@@ -1,0 +1,1 @@
+"""What keeps the index true to the rows: the outbox worker, the breakers, the reconciliation."""

@@ -1,0 +1,338 @@
+"""The outbox worker: takes what the rows owe the index, embeds it, sends it, and strikes it off.
+
+Owns the order of one delivery and what each failure means. Knows no wire, no SQL and no backend.
+
+    claim -> read the rows -> vectors (stored ones first, the rest embedded and stored)
+          -> upsert and delete in the index, durably -> strike off what has not changed meanwhile
+
+Nothing is struck off before the index has it on disk, so a crash at any step repeats work and loses none.
+A row that changes while it is under way keeps its outbox row (the version differs) and goes again.
+An outage costs no attempts: the rows go back and a breaker decides when to ask again. What can never
+succeed (a text the model refuses, a vector the index refuses) is found by halving the batch and buried
+with its reason; the rest of its batch gets through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from nexusd.clock import Clock
+from nexusd.config import OutboxConfig
+from nexusd.embedding.embedder import Embedder, RejectedText
+from nexusd.errors import (
+    BadContent,
+    Busy,
+    DimensionMismatch,
+    DiskFull,
+    EmbedderUnavailable,
+    IndexUnavailable,
+    ReadOnly,
+    RpcError,
+)
+from nexusd.index.index import Index, Point, Vector
+from nexusd.model.outbox import OutboxStatus, WaitedOutbox
+from nexusd.store.database import Database
+from nexusd.store.embeddings import save_vectors, select_vectors
+from nexusd.store.meta import get_epoch
+from nexusd.store.outbox import (
+    OutboxEntry,
+    bury,
+    claim_batch,
+    count_outbox,
+    finish_batch,
+    next_due_ms,
+    postpone,
+    release_batch,
+    reset_inflight,
+    unfinished,
+)
+from nexusd.sync.breaker import Breaker, backoff_s
+from nexusd.sync.collections import Collections
+from nexusd.sync.sources import LOADERS, Document
+
+RATE_WINDOW_S = 30.0
+MAX_IDLE_S = 30.0  # the clock may be set: a row whose time has come is found by then in any case
+MIN_IDLE_S = 0.01  # between "due now" and a claim that still found it too early
+MAX_STORE_PAUSE_S = 5.0  # the store itself looks every second whether the disk has room again
+UNFORESEEN = "internal_error"
+
+
+class OutboxWorker:
+    """Keeps the index up with the rows. `run` is one supervised task; everything else may be called beside it."""
+
+    def __init__(
+        self,
+        store: Database,
+        index: Index,
+        embedder: Embedder,
+        collections: Collections,
+        config: OutboxConfig,
+        clock: Clock,
+        chance: random.Random,
+    ) -> None:
+        self.embedder_breaker = Breaker(
+            "embedder", max_pause_s=config.max_backoff_s, clock=clock, chance=chance
+        )
+        self.index_breaker = Breaker("index", max_pause_s=config.max_backoff_s, clock=clock, chance=chance)
+        self.turns = 0  # grows while the worker makes progress or rests; the watchdog looks at it
+        self._store = store
+        self._index = index
+        self._embedder = embedder
+        self._collections = collections
+        self._config = config
+        self._clock = clock
+        self._chance = chance
+        self._prepared = False
+        self._claims_open = True
+        self._epoch = ""
+        self._work = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._finished: deque[tuple[float, int]] = deque()
+        self._log = structlog.get_logger("nexusd.outbox")
+
+    def wake(self) -> None:
+        """Something was committed; there may be work."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._epoch = await self._store.read(get_epoch)
+        refused = 0
+        while True:
+            self.turns += 1
+            try:
+                if self._claims_open:  # by a run before this one, or by a turn that could not write its end
+                    await self._store.write(reset_inflight)
+                    self._claims_open = False
+                await self._turn()
+                refused = 0
+            except (Busy, DiskFull, ReadOnly) as error:
+                refused += 1
+                if refused == 1:
+                    self._log.warning("the store takes no writes; the outbox waits", reason=error.message)
+                await asyncio.sleep(backoff_s(refused, MAX_STORE_PAUSE_S, self._chance))
+
+    async def _turn(self) -> None:
+        """One batch, or one rest."""
+        self._work.clear()  # before the claim: a commit after it must wake us
+        if (pause_s := self.index_breaker.pause_left_s) > 0:
+            await asyncio.sleep(pause_s)
+            return
+        if not (self._prepared and self._collections.intact()) and not await self._prepare():
+            return
+        entries = await self._store.write(
+            claim_batch, self._config.batch_size, self._clock.now_ms(), self._max_backoff_ms,
+            self._collections.logical,
+        )
+        if entries:
+            self._claims_open = True
+            await self._deliver(entries)
+            self._claims_open = False
+        else:
+            await self._rest()
+
+    async def _prepare(self) -> bool:
+        """Find the collections in order, at the start and after every outage: the index may come back empty."""
+        try:
+            await self._collections.prepare(self._clock.now_ms())
+        except IndexUnavailable as error:
+            self._index_failed(error)
+            return False
+        self._prepared = True
+        self._index_answers()
+        return True
+
+    def _index_failed(self, error: IndexUnavailable) -> None:
+        self._prepared = False
+        pause_s = self.index_breaker.failed(error.message)
+        self._log.warning("index unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
+
+    def _index_answers(self) -> None:
+        if self.index_breaker.succeeded():
+            self._log.info("index answers again")
+
+    async def _rest(self) -> None:
+        """Until something is committed, or a postponed row is due."""
+        now_ms = self._clock.now_ms()
+        due_ms = await self._store.read(next_due_ms, now_ms, self._max_backoff_ms)
+        pause_s = MAX_IDLE_S if due_ms is None else min(MAX_IDLE_S, max(MIN_IDLE_S, (due_ms - now_ms) / 1000))
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._work.wait()
+        except TimeoutError:
+            return
+
+    @property
+    def _max_backoff_ms(self) -> int:
+        return int(self._config.max_backoff_s * 1000)
+
+    async def _deliver(self, entries: list[OutboxEntry]) -> None:
+        """One batch, collection by collection; every entry is struck off, given back, postponed or buried."""
+        by_collection: dict[str, list[OutboxEntry]] = {}
+        for entry in entries:
+            by_collection.setdefault(entry.collection, []).append(entry)
+        try:
+            for collection, batch in by_collection.items():
+                await self._deliver_collection(collection, batch)
+        except IndexUnavailable as error:
+            self._index_failed(error)
+            await self._store.write(release_batch, entries, 0)
+        except (Busy, DiskFull, ReadOnly):  # of the store
+            raise
+        except Exception as error:  # noqa: BLE001 - the top of a supervised task: logged, and the rows survive it
+            self._log.exception("delivery failed")
+            await self._postpone(entries, type(error).__name__)
+        self._announce()
+
+    async def _deliver_collection(self, collection: str, entries: list[OutboxEntry]) -> None:
+        target = self._collections.physical(collection)
+        gone = [entry for entry in entries if entry.op == "delete"]
+        if gone:
+            await self._index.delete(target, [entry.row_id for entry in gone])
+        changed = {entry.row_id: entry for entry in entries if entry.op == "upsert"}
+        documents = await self._store.read(LOADERS[collection], list(changed), self._epoch)
+        vectors = await self._vectors(collection, documents, changed)
+        points = [
+            Point(d.id, d.version, vectors[d.id], {**d.payload, "version": d.version})
+            for d in documents
+            if d.id in vectors
+        ]
+        refused = await self._upsert(target, points)
+        self._index_answers()
+        for row_id, error in refused.items():
+            await self._bury(changed[row_id], error)
+        # A row without a document was deleted meanwhile: its outbox row is a delete by now and stays.
+        sent = {point.id for point in points if point.id not in refused}
+        done = [*gone, *(entry for row_id, entry in changed.items() if row_id in sent)]
+        struck_off = await self._store.write(finish_batch, done)
+        self._finished.append((self._clock.monotonic_s(), struck_off))
+
+    async def _vectors(
+        self, collection: str, documents: Sequence[Document], entries: Mapping[int, OutboxEntry]
+    ) -> dict[int, Vector]:
+        """A vector for every document that can have one now; the others are given back or buried."""
+        model = self._embedder.fingerprint
+        stored = await self._store.read(select_vectors, collection, [d.id for d in documents], model.short)
+        vectors: dict[int, Vector] = {}
+        missing: list[Document] = []
+        for document in documents:
+            content_hash, vector = stored.get(document.id, (b"", b""))
+            if content_hash == document.content_hash:
+                vectors[document.id] = vector
+            else:
+                missing.append(document)
+        while missing:
+            if (pause_s := self.embedder_breaker.pause_left_s) > 0:
+                await self._give_back([entries[d.id] for d in missing], pause_s)
+                break
+            try:
+                embedded = await self._embedder.embed_documents([d.text for d in missing])
+            except EmbedderUnavailable as error:
+                pause_s = self.embedder_breaker.failed(error.message)
+                self._log.warning("embedder unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
+                await self._give_back([entries[d.id] for d in missing], pause_s)
+                break
+            except RejectedText as error:
+                await self._bury(entries[missing.pop(error.position).id], error)
+                continue
+            if self.embedder_breaker.succeeded():
+                self._log.info("embedder answers again")
+            fresh = [(d.id, d.content_hash, v) for d, v in zip(missing, embedded, strict=True)]
+            await self._store.write(save_vectors, collection, model.short, model.dimension, fresh)
+            vectors.update({row_id: vector for row_id, _, vector in fresh})
+            break
+        return vectors
+
+    async def _upsert(self, target: str, points: list[Point]) -> dict[int, RpcError]:
+        """Send the points; answers those that the index will never take, found by halving."""
+        if not points:
+            return {}
+        try:
+            await self._index.upsert(target, points)
+        except (BadContent, DimensionMismatch) as error:
+            if len(points) == 1:
+                return {points[0].id: error}
+            middle = len(points) // 2
+            return await self._upsert(target, points[:middle]) | await self._upsert(target, points[middle:])
+        return {}
+
+    async def _give_back(self, entries: list[OutboxEntry], pause_s: float) -> None:
+        """Not now: no attempt is counted, and the pause lets other rows pass."""
+        await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000))
+
+    async def _postpone(self, entries: list[OutboxEntry], what: str) -> None:
+        """An unforeseen failure: each row comes again later and alone counts its attempts; then it is buried."""
+        for entry in entries:
+            attempt = entry.attempts + 1
+            if attempt >= self._config.max_attempts:
+                await self._store.write(bury, entry, UNFORESEEN, what)
+                continue
+            pause_s = backoff_s(attempt, self._config.max_backoff_s, self._chance)
+            not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
+            await self._store.write(postpone, [entry], not_before_ms, UNFORESEEN, what)
+
+    async def _bury(self, entry: OutboxEntry, error: RpcError) -> None:
+        self._log.error(
+            "row cannot be indexed", collection=entry.collection, row_id=entry.row_id, kind=error.kind,
+            reason=error.message,
+        )
+        await self._store.write(bury, entry, error.kind, error.message)
+
+    def _announce(self) -> None:
+        """Wake everybody who waits for rows to be indexed."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    async def wait_for(self, collection: str | None, row_ids: Sequence[int], timeout_s: float) -> WaitedOutbox:
+        """Until none of the rows (or of all rows) is pending any more, or the time is up."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    progress = self._progress  # taken before the look: a batch that ends after it wakes us
+                    waited = self._look(collection, row_ids)
+                    if waited.pending == 0:
+                        return waited
+                    await progress.wait()
+        except TimeoutError:
+            return self._look(collection, row_ids)
+
+    def _look(self, collection: str | None, row_ids: Sequence[int]) -> WaitedOutbox:
+        if collection is None or not row_ids:
+            counts = self._store.peek(count_outbox)
+            pending, dead = counts.pending + counts.inflight, counts.dead
+        else:
+            states = self._store.peek(unfinished, collection, row_ids)
+            dead = sum(1 for state in states.values() if state == "dead")
+            pending = len(states) - dead
+        return WaitedOutbox(done=pending == 0 and dead == 0, pending=pending, dead=dead)
+
+    def status(self) -> OutboxStatus:
+        """How far behind, and how fast."""
+        counts = self._store.peek(count_outbox)
+        rate = self._rate()
+        waiting = counts.pending + counts.inflight
+        oldest = counts.oldest_ms
+        return OutboxStatus(
+            pending=counts.pending,
+            inflight=counts.inflight,
+            dead=counts.dead,
+            oldest_age_ms=None if oldest is None else max(0, self._clock.now_ms() - oldest),
+            rows_per_second=round(rate, 1),
+            drain_estimate_ms=0 if not waiting else int(waiting / rate * 1000) if rate > 0 else None,
+            embedder=self.embedder_breaker.state,
+            index=self.index_breaker.state,
+        )
+
+    def _rate(self) -> float:
+        """Rows a second over the last half minute, counting only from the first batch in it."""
+        now_s = self._clock.monotonic_s()
+        while self._finished and self._finished[0][0] < now_s - RATE_WINDOW_S:
+            self._finished.popleft()
+        if not self._finished:
+            return 0.0
+        return sum(rows for _, rows in self._finished) / max(1.0, now_s - self._finished[0][0])

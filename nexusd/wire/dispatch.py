@@ -1,0 +1,208 @@
+"""Frames -> replies: the one boundary where an exception becomes an error reply.
+
+Owns the way of a request through jsonrpcserver: roles, the gate, validation, the handler, the reply, the
+figures and the slow-request log. Knows no socket and no resource. Parameters and results are never logged.
+
+jsonrpcserver is given one request at a time, already parsed and checked: its own parser, validator and
+batches lose ids, order and limits. The adapters never raise, so that it has nothing to log or to leak.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from jsonrpcserver import Error, Success, async_dispatch_to_serializable
+from msgspec import Raw
+
+from nexusd.clock import Clock, SystemClock
+from nexusd.config import LimitsConfig
+from nexusd.errors import Forbidden, InternalError, MethodNotFound, RpcError
+from nexusd.wire.counters import Counters
+from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
+from nexusd.wire.gate import Gate
+from nexusd.wire.methods import Call, Method, MethodTable, Principal, Role
+from nexusd.wire.replies import encode, error_data, error_reply
+from nexusd.wire.validation import validate
+
+ALWAYS_ANSWERED = frozenset({"health"})     # also while starting and stopping: that is when people ask
+UNKNOWN_METHOD = "(unknown)"                # one entry for all names that are none, or the figures would grow
+MAX_NAME_SHOWN = 100                        # of a method name that is none, in the message that says so
+
+_RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}
+
+
+class _AnyArguments(inspect.Signature):
+    """A signature that everything fits: msgspec checks the parameters, once and better."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        return inspect.BoundArguments(self, OrderedDict())
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What an adapter needs of the request that it answers; jsonrpcserver's context."""
+
+    params: dict[str, Any] | list[Any]
+    principal: Principal
+    request_id: str
+
+
+class _Adapter:
+    """One method as jsonrpcserver calls it."""
+
+    __signature__ = _AnyArguments()
+
+    def __init__(self, dispatcher: Dispatcher, method: Method) -> None:
+        self._dispatcher = dispatcher
+        self._method = method
+        self._positions = method.positions
+        self._rank = _RANK[method.role]
+        self._gated = method.name not in ALWAYS_ANSWERED
+        self._count = dispatcher.counters.of(method.name)
+
+    async def __call__(self, exchange: _Exchange) -> Any:
+        """Answer; whatever happens, as a result."""
+        dispatcher, method, principal = self._dispatcher, self._method, exchange.principal
+        began = dispatcher.clock.monotonic_s()
+        try:
+            if self._gated and dispatcher.gate.state != "open":
+                dispatcher.gate.check()
+            if _RANK[principal.role] < self._rank:
+                self._forbid(principal)
+            params = validate(method.params, exchange.params, positions=self._positions)
+            result = await method.handler(Call(principal, exchange.request_id), params)
+            reply = Success(result if result.__class__ is Raw else Raw(encode(result)))
+        except Exception as error:  # noqa: BLE001 - the boundary
+            known = dispatcher.known(error, method.name, exchange.request_id)
+            self._count.errors[known.kind] = self._count.errors.get(known.kind, 0) + 1
+            reply = Error(known.code, known.message, error_data(known, exchange.request_id))
+        seconds = dispatcher.clock.monotonic_s() - began
+        self._count.count += 1
+        self._count.seconds += seconds
+        if seconds >= dispatcher.slow_s:
+            dispatcher.log.warning("slow request", method=method.name, request_id=exchange.request_id,
+                                   principal=principal.name, duration_ms=round(seconds * 1000, 1))
+        return reply
+
+    def _forbid(self, principal: Principal) -> None:
+        name, role = self._method.name, self._method.role
+        raise Forbidden(f"{name} needs the role {role}; {principal.name} has {principal.role}.")
+
+
+class _UnknownMethod:
+    """What answers for a name that no method has."""
+
+    __signature__ = _AnyArguments()
+
+    def __init__(self, dispatcher: Dispatcher, name: str) -> None:
+        self._count = dispatcher.counters.of(UNKNOWN_METHOD)
+        self._name = name
+
+    async def __call__(self, exchange: _Exchange) -> Any:
+        """Answer that there is none."""
+        name = self._name if len(self._name) <= MAX_NAME_SHOWN else self._name[:MAX_NAME_SHOWN] + "..."
+        error = MethodNotFound(f"There is no method {name}; `help` lists those there are.")
+        self._count.count += 1
+        self._count.errors[error.kind] = self._count.errors.get(error.kind, 0) + 1
+        return Error(error.code, error.message, error_data(error, exchange.request_id))
+
+
+class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
+    """Adapters by method name, made when first called; methods may be registered until then."""
+
+    def __init__(self, dispatcher: Dispatcher, table: MethodTable) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+        self._table = table
+
+    def __missing__(self, name: str) -> _Adapter | _UnknownMethod:
+        method = self._table.get(name)
+        if method is None:
+            return _UnknownMethod(self._dispatcher, name)   # not kept: names are the client's to invent
+        adapter = self[name] = _Adapter(self._dispatcher, method)
+        return adapter
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+class Dispatcher:
+    """Answers frames."""
+
+    def __init__(
+        self,
+        table: MethodTable,
+        limits: LimitsConfig,
+        *,
+        slow_request_ms: int = 1000,
+        clock: Clock | None = None,
+        gate: Gate | None = None,
+        log: Any = None,
+    ) -> None:
+        self.counters = Counters()
+        self.gate = gate if gate is not None else Gate()
+        self.clock = clock if clock is not None else SystemClock()
+        self.log = log if log is not None else structlog.get_logger("nexusd.wire")
+        self.slow_s = slow_request_ms / 1000
+        self._limits = limits
+        self._adapters = _Adapters(self, table)
+        # eight random digits tell this run's ids from every other run's in the same journal
+        self._id_prefix = secrets.token_hex(4)
+        self._ids = itertools.count(1)
+
+    async def handle(self, frame: bytes, principal: Principal) -> bytes | None:
+        """The reply to a frame, without a line end, or None; raises nothing but cancellation."""
+        try:
+            message = read_message(frame, max_depth=self._limits.max_depth, max_batch=self._limits.max_batch)
+            if isinstance(message, Request):
+                reply = await self._answer(message, principal)
+                return None if reply is None else encode(reply)
+            if isinstance(message, Refused):
+                return error_reply(message.id, message.error, self._next_id())
+            return await self._answer_batch(message, principal)
+        except Exception as error:  # noqa: BLE001 - the boundary
+            request_id = self._next_id()
+            return error_reply(None, self.known(error, None, request_id), request_id)
+
+    def refusal(self, error: RpcError) -> bytes:
+        """An error reply to no request in particular: the connection's own trouble."""
+        return error_reply(None, error, self._next_id())
+
+    def known(self, error: Exception, method: str | None, request_id: str) -> RpcError:
+        """The error to tell. One that was not raised on purpose is logged and told as nothing but an id."""
+        if isinstance(error, RpcError):
+            self.log.debug("request failed", method=method, request_id=request_id, kind=error.kind)
+            return error
+        self.log.error("unforeseen error", method=method, request_id=request_id, exc_info=error)
+        return InternalError()
+
+    async def _answer_batch(self, batch: list[Request | Refused], principal: Principal) -> bytes | None:
+        """One after the other, so that a later request finds what an earlier one wrote."""
+        replies: list[Raw] = []
+        for element in batch:
+            if isinstance(element, Refused):
+                replies.append(Raw(error_reply(element.id, element.error, self._next_id())))
+                continue
+            reply = await self._answer(element, principal)
+            if reply is not None:
+                replies.append(Raw(encode(reply)))
+        return encode(replies) if replies else None
+
+    async def _answer(self, request: Request, principal: Principal) -> Any:
+        checked: dict[str, Any] = {"method": request.method}
+        if request.id is not NO_ID:
+            checked["id"] = request.id
+        return await async_dispatch_to_serializable(
+            checked, self._adapters, context=_Exchange(request.params, principal, self._next_id()),
+            deserializer=_as_is, validator=_as_is,
+        )
+
+    def _next_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._ids)}"

@@ -1,0 +1,134 @@
+"""A frame's bytes -> JSON-RPC 2.0 requests.
+
+Owns the JSON that is accepted, and the rules of the envelope: version, method, params, id, batches. Pure.
+Knows no method. Everything it refuses is an `RpcError`; a refused element of a batch, or a refused request
+that had a valid id, keeps that id.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jiter
+
+from nexusd.errors import InvalidRequest, ParseError, RpcError, TooLarge
+
+# JSON has no bound on numbers, we do: one that became infinite would be stored as null, and integers past 64
+# bits fit neither SQLite nor the encoder. Either needs at least 19 digits in a row, or 3 in the exponent.
+_MAYBE_HUGE_NUMBER = re.compile(rb"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
+_MAX_INTEGER = 2**63 - 1
+
+TOO_DEEP = "The message is nested too deep."
+_JITER_DEPTH_MESSAGE = "recursion limit exceeded"   # its own limit is 200, above every max_depth
+
+
+class _Absent:
+    """The type of `NO_ID`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "NO_ID"
+
+
+NO_ID: Final = _Absent()    # null is a valid id, so absence needs another value
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it came: `id` is NO_ID in a notification; `params` is {} where there were none."""
+
+    method: str
+    params: dict[str, Any] | list[Any]
+    id: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something in place of a request that is none: the error, and its id where it had a valid one."""
+
+    error: RpcError
+    id: Any
+
+
+def read_message(
+    frame: bytes, *, max_depth: int, max_batch: int
+) -> Request | Refused | list[Request | Refused]:
+    """The request, or the elements of the batch, that this frame holds.
+
+    Raises:
+        ParseError: not JSON, not UTF-8, a duplicate key, NaN, or a number past 64 bits.
+        InvalidRequest: an empty batch.
+        TooLarge: nested too deep, or too many requests in the batch.
+    """
+    message = parse_json(frame, max_depth=max_depth)
+    if not isinstance(message, list):
+        return _read_request(message)
+    if not message:
+        raise InvalidRequest("A batch holds at least one request.")
+    if len(message) > max_batch:
+        raise TooLarge(f"A batch holds at most {max_batch} requests; this one holds {len(message)}.")
+    return [_read_request(element) for element in message]
+
+
+def parse_json(data: bytes, *, max_depth: int) -> Any:
+    """Strict JSON: no duplicate keys, no NaN or infinity, no lone surrogates, nesting within `max_depth`.
+
+    Raises:
+        ParseError: it is not that.
+        TooLarge: nested too deep.
+    """
+    try:
+        value = jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
+    except ValueError as error:
+        if _JITER_DEPTH_MESSAGE in str(error):
+            raise TooLarge(TOO_DEEP) from None
+        raise ParseError(f"The message is not valid JSON: {error}") from None
+    # Walking is for the few messages whose bytes say that it may find something.
+    if data.count(b"[") + data.count(b"{") > max_depth or _MAYBE_HUGE_NUMBER.search(data):
+        _check_values(value, max_depth)
+    return value
+
+
+def _check_values(value: Any, levels_left: int) -> None:
+    """Hold depth and number range. Recursion is bounded by the parser's own limit on nesting."""
+    if isinstance(value, dict | list):
+        if levels_left == 0:
+            raise TooLarge(TOO_DEEP)
+        for element in value.values() if isinstance(value, dict) else value:
+            _check_values(element, levels_left - 1)
+    elif isinstance(value, float):
+        if math.isinf(value):
+            raise ParseError("The message holds a number that is out of range.")
+    elif isinstance(value, int) and not -_MAX_INTEGER - 1 <= value <= _MAX_INTEGER:
+        raise ParseError("The message holds an integer of more than 64 bits.")
+
+
+def _read_request(message: Any) -> Request | Refused:
+    if not isinstance(message, dict):
+        return Refused(InvalidRequest("A request is an object."), None)
+    request_id = message.get("id", NO_ID)
+    if request_id.__class__ is not int and not _is_id(request_id):
+        return Refused(InvalidRequest("`id` is a string, a number or null."), None)
+    method = message.get("method")
+    params = message.get("params", NO_ID)
+    if params is NO_ID:
+        params = {}
+    if message.get("jsonrpc") != "2.0":
+        problem = '`jsonrpc` is "2.0".'
+    elif not isinstance(method, str):
+        problem = "`method` is a string."
+    elif not isinstance(params, dict | list):
+        problem = "`params` is an object or an array."
+    else:
+        return Request(method, params, request_id)
+    return Refused(InvalidRequest(problem), None if request_id is NO_ID else request_id)
+
+
+def _is_id(value: Any) -> bool:
+    if isinstance(value, bool):     # an int to Python, not to JSON-RPC
+        return False
+    return value is None or value is NO_ID or isinstance(value, str | int | float)

@@ -1,0 +1,184 @@
+"""Where callers come in: the listeners, and all the connections that came through them.
+
+Owns the sockets, the limits on the number of connections, the clock of their deadlines, and the way to
+stop: accept no more, let requests finish, close. Knows no JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from nexusd.config import ServerConfig
+from nexusd.errors import Busy
+from nexusd.wire.connection import LINGER_S, Answerer, Connection
+from nexusd.wire.peers import Peer, identify
+from nexusd.wire.sockets import UnixSocketFile, listen_tcp
+
+RETRY_BUSY_MS = 1000
+# Deadlines are looked at this many times within the shortest of them: they are met to a quarter
+CHECKS_PER_DEADLINE = 4
+
+
+class Server:
+    """Listens, and keeps account of connections and of the requests under way."""
+
+    def __init__(self, answerer: Answerer, config: ServerConfig, socket_path: Path) -> None:
+        self.socket_path = socket_path
+        self.tcp_address: tuple[str, int] | None = None     # as bound: port 0 has become a real one
+        self.refused = 0                                    # connections that found no room
+        self._answerer = answerer
+        self._config = config
+        self._limits = config.limits
+        self._log = structlog.get_logger("nexusd.wire")
+        self._file: UnixSocketFile | None = None
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._per_peer: dict[str, int] = {}
+        self._admitted = 0
+        self._requests: set[asyncio.Task[None]] = set()
+        self._quiet = asyncio.Event()                       # no connection and no request left
+        self._quiet.set()
+        self._timer: asyncio.TimerHandle | None = None
+        limits = config.limits
+        self._check_every_s = min(
+            limits.first_byte_timeout_s, limits.idle_timeout_s, limits.partial_frame_timeout_s,
+            limits.write_stall_timeout_s, LINGER_S,
+        ) / CHECKS_PER_DEADLINE
+
+    @property
+    def connections(self) -> int:
+        """Connections counted in at the moment."""
+        return self._admitted
+
+    @property
+    def requests(self) -> int:
+        """Frames being answered at the moment."""
+        return len(self._requests)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: an address that may not be bound, an unknown group, a path that is too long.
+            StartupError: the path or the port is taken.
+        """
+        tcp = listen_tcp(self._config.tcp) if self._config.tcp.enabled else None
+        try:
+            self._file = UnixSocketFile(self.socket_path, self._config.socket)
+        except BaseException:
+            if tcp is not None:
+                tcp.close()
+            raise
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+
+        def connect(max_message_bytes: int) -> Connection:
+            return Connection(self._answerer, self, self._limits, max_message_bytes, loop)
+
+        unix_max, tcp_max = self._limits.max_message_bytes_unix, self._limits.max_message_bytes_tcp
+        self._servers.append(await loop.create_unix_server(lambda: connect(unix_max), sock=self._file.socket))
+        if tcp is not None:
+            self.tcp_address = tcp.getsockname()[:2]
+            self._servers.append(await loop.create_server(lambda: connect(tcp_max), sock=tcp))
+        self._check_deadlines()
+        self._log.info("listening", socket=str(self.socket_path), tcp=self.tcp_address)
+
+    def stop_accepting(self) -> None:
+        """Close the listeners and remove the socket file; connections stay."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._file is not None:
+            self._file.remove()     # Python 3.13's own server may have been faster; uvloop's never is
+            self._file = None
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Let requests under way finish and their replies go out, then close the connections.
+
+        Returns:
+            Whether all of that was done in time; if not, `close` ends the rest.
+        """
+        for connection in list(self._connections):
+            connection.drain()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
+        except TimeoutError:
+            self._log.warning("not all requests finished in time", requests=self.requests,
+                              connections=len(self._connections), timeout_s=timeout_s)
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End everything now."""
+        self.stop_accepting()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for connection in list(self._connections):
+            connection.abort()
+        requests = list(self._requests)
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        await self._quiet.wait()
+
+    # --- what connections report ---
+
+    def joined(self, connection: Connection, transport: asyncio.BaseTransport) -> Peer:
+        """Count a connection in.
+
+        Raises:
+            Busy: there are too many, of this peer or in all.
+            OSError: it is gone already.
+        """
+        self._connections.add(connection)
+        self._quiet.clear()
+        peer = identify(transport)
+        of_peer = self._per_peer.get(peer.key, 0)
+        if self._admitted >= self._limits.max_connections:
+            self.refused += 1
+            raise Busy(f"There are {self._admitted} connections, the most that are taken.",
+                       retry_after_ms=RETRY_BUSY_MS)
+        if of_peer >= self._limits.max_connections_per_peer:
+            self.refused += 1
+            raise Busy(f"{peer.key} has {of_peer} connections, the most that one peer may have.",
+                       retry_after_ms=RETRY_BUSY_MS)
+        self._admitted += 1
+        self._per_peer[peer.key] = of_peer + 1
+        return peer
+
+    def left(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self._connections.discard(connection)
+        if connection.peer is not None:
+            self._admitted -= 1
+            self._per_peer[connection.peer.key] -= 1
+            if not self._per_peer[connection.peer.key]:
+                del self._per_peer[connection.peer.key]     # or every peer there ever was would stay
+        self._note_quiet()
+
+    def request_began(self, task: asyncio.Task[None]) -> None:
+        """Hold the task: the loop alone would not."""
+        self._requests.add(task)
+        self._quiet.clear()
+
+    def request_ended(self, task: asyncio.Task[None] | None) -> None:
+        """Let it go."""
+        if task is not None:
+            self._requests.discard(task)
+        if not self._requests:
+            self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        if not self._connections and not self._requests:
+            self._quiet.set()
+
+    def _check_deadlines(self) -> None:
+        now_s = self._loop.time()
+        for connection in list(self._connections):
+            connection.check_deadlines(now_s)
+        self._timer = self._loop.call_later(self._check_every_s, self._check_deadlines)

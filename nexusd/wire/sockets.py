@@ -1,0 +1,135 @@
+"""Listening sockets: the Unix socket file and the loopback port.
+
+Owns how they are made: the file's mode and group without a moment in which they are wider, what may be
+replaced at its path, which addresses may be bound. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import ipaddress
+import os
+import socket
+import stat
+from pathlib import Path
+
+from nexusd.config import SocketConfig, TcpConfig
+from nexusd.errors import ConfigError, StartupError
+
+MAX_SOCKET_PATH_BYTES = 107     # sun_path has 108 bytes, the last a NUL
+BACKLOG = 512
+_PROBE_TIMEOUT_S = 1.0          # a listener accepts into its backlog at once, even one that hangs
+
+
+class UnixSocketFile:
+    """A listening Unix socket and the file that names it."""
+
+    def __init__(self, path: Path, config: SocketConfig) -> None:
+        self.path = path
+        self.socket = self._listen(config)
+        status = path.lstat()
+        self._identity = (status.st_dev, status.st_ino)
+
+    def remove(self) -> None:
+        """Remove the file, if it is still ours: another daemon may have put its own there meanwhile."""
+        with contextlib.suppress(FileNotFoundError):
+            status = self.path.lstat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                self.path.unlink()
+
+    def _listen(self, config: SocketConfig) -> socket.socket:
+        path = self.path
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(
+                f"server.socket.path: {path} has {len(os.fsencode(path))} bytes; "
+                f"the system allows {MAX_SOCKET_PATH_BYTES} in the path of a socket"
+            )
+        group_id = _group_id(config.group)
+        _clear_path(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            # The file inherits this mode, so it is born closed; and nobody can connect before listen().
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(os.fsencode(path))
+            if group_id is not None:
+                os.chown(path, -1, group_id)
+            path.chmod(int(config.mode, 8))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise StartupError(f"cannot listen on the socket {path}: {error.strerror}") from error
+        return listener
+
+
+def listen_tcp(config: TcpConfig) -> socket.socket:
+    """A listening socket on a loopback address.
+
+    Raises:
+        ConfigError: the address is not loopback.
+        StartupError: the port cannot be had.
+    """
+    address = _loopback_address(config.host)
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        # or a restart would wait a minute for connections of the run before
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((str(address), config.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot listen on {config.host} port {config.port}: {error.strerror}") from error
+    return listener
+
+
+def _loopback_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        raise ConfigError(
+            f"server.tcp.host: {host} is not a loopback address (127.0.0.0/8, ::1, localhost); there is no "
+            "authentication yet, so that whoever reaches the port could read and change everything"
+        )
+    return address
+
+
+def _group_id(group: str | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigError(f"server.socket.group: there is no group {group}") from None
+
+
+def _clear_path(path: Path) -> None:
+    """Remove a socket file on which nobody listens any more; refuse anything else that is there."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StartupError(f"cannot look at the socket path {path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(status.st_mode):
+        raise StartupError(f"{path} exists and is not a socket; it is left alone")
+    if status.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+        raise StartupError(f"{path} is a socket of another user; it is left alone")
+    if _somebody_answers(path):
+        raise StartupError(f"another process answers on the socket {path}; is the daemon running already?")
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _somebody_answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            probe.connect(os.fsencode(path))
+        except OSError as error:
+            # Refused: nobody has it open. Anything else (a full backlog, another kind of socket) is somebody.
+            return error.errno not in (errno.ECONNREFUSED, errno.ENOENT)
+        return True

@@ -1,0 +1,121 @@
+"""Start, stop, and a second one on the same data."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.daemon import Daemon
+from harness.parity import assert_store_is_sound
+
+from nexusd.client import Client
+
+
+def test_sigterm_ends_with_0_and_leaves_no_process_and_no_socket(daemon: Daemon, client: Client) -> None:
+    session = client.call("sessions.create", externalId="s")["id"]
+    client.call("episodes.create", sessionId=session, userMessage="a", aiResponse="b", waitFor="indexed")
+    children = daemon.children()
+    assert set(children) == {"shard_process", "model_process"}
+    assert daemon.terminate() == 0
+    assert not daemon.socket_path.exists()
+    for pid in children.values():
+        assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+    assert assert_store_is_sound(daemon.data) == {1: 1}
+
+
+def test_requests_under_way_are_answered_before_the_end(daemon: Daemon) -> None:
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(str(daemon.socket_path))
+        replies = raw.makefile("rb")
+        raw.sendall(b'{"jsonrpc":"2.0","id":0,"method":"sessions.create","params":["s"]}\n')
+        replies.readline()
+        create = b'{"jsonrpc":"2.0","id":1,"method":"episodes.create","params":[1,"u","a"]}\n'
+        raw.sendall(create * 20)
+        first = json.loads(replies.readline())  # the others are under way
+        assert "result" in first
+        code = daemon.terminate()
+        rest = [json.loads(line) for line in replies]
+    assert code == 0
+    stored = 1 + sum(1 for reply in rest if "result" in reply)
+    assert len(rest) == 19 or all(reply["error"]["data"]["kind"] == "stopping" for reply in rest if "error" in reply)
+    assert len(assert_store_is_sound(daemon.data)) == stored
+
+
+def test_a_second_daemon_on_the_same_data_is_refused(daemon: Daemon) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "nexusd", "--data", str(daemon.data)],
+        capture_output=True, text=True, timeout=30, check=False, cwd=daemon.data.parent,
+        env={**os.environ, "NEXUSD_SERVER__TCP__ENABLED": "false"},
+    )
+    assert second.returncode == 78
+    assert "another" in second.stderr
+    assert "Traceback" not in second.stderr
+    with Client(daemon.socket_path) as client:
+        assert client.call("health")["status"] == "ok"
+
+
+def test_a_second_start_finds_everything(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "data")
+    with daemon.start(), Client(daemon.socket_path) as client:
+        session = client.call("sessions.create", externalId="s")["id"]
+        client.call("episodes.create", sessionId=session, userMessage="red boat", aiResponse="", waitFor="indexed")
+    with daemon.start(), Client(daemon.socket_path) as client:
+        found = client.call("memory.search", query="a crimson ship", mode="semantic")
+        assert [hit["id"] for hit in found["items"]] == [1]
+        assert found["degraded"] == []
+
+
+def test_a_wrong_setting_is_told_and_nothing_is_made(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("server:\n  tpc:\n    port: 1\n")
+    refused = subprocess.run(
+        [sys.executable, "-m", "nexusd", "--config", str(config), "--data", str(tmp_path / "data")],
+        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )
+    assert refused.returncode == 78
+    assert "tpc" in refused.stderr
+    assert "tcp" in refused.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_tcp_off_loopback_is_refused(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "nexusd", "--data", str(tmp_path / "data")],
+        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+        env={**os.environ, "NEXUSD_SERVER__TCP__HOST": "0.0.0.0"},  # noqa: S104 - what must be refused
+    )
+    assert refused.returncode == 78
+    assert "loopback" in refused.stderr
+
+
+def test_tcp_on_loopback_answers(tmp_path: Path) -> None:
+    settings = {"NEXUSD_SERVER__TCP__ENABLED": "true", "NEXUSD_SERVER__TCP__PORT": "0"}
+    with Daemon(tmp_path / "data", settings=settings).start() as daemon, Client(daemon.socket_path) as client:
+        address = client.call("system.status")["server"]["tcp"]
+        with Client(f"tcp://{address}") as over_tcp:
+            assert over_tcp.call("health") == {"status": "ok", "reasons": []}
+
+
+def test_status_line_reaches_systemd(tmp_path: Path) -> None:
+    notify = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(notify))
+        listener.settimeout(30)
+        daemon = Daemon(tmp_path / "data")
+        daemon.launch({"NOTIFY_SOCKET": str(notify)})
+        with daemon:
+            assert listener.recv(4096) == b"READY=1"
+            assert listener.recv(4096).startswith(b"STATUS=ready, 0 clients, outbox 0")
+            assert daemon.terminate() == 0
+        rest = []
+        listener.setblocking(False)
+        try:
+            while True:
+                rest.append(listener.recv(4096))
+        except BlockingIOError:
+            pass
+        assert b"STOPPING=1" in rest

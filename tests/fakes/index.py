@@ -1,0 +1,135 @@
+"""An index in memory that keeps the protocol's promises, and breaks on command."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import math
+from collections.abc import Sequence
+
+from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
+from nexusd.index.filters import Condition, Filter, HasId, Match
+from nexusd.index.index import CollectionSpec, Hit, IndexHealth, Point, PointVersion, Vector
+
+
+class FakeIndex:
+    """Brute force over dictionaries. `down` makes every call fail; `refused` ids are never taken."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.refused: set[int] = set()
+        self.upserts: list[list[int]] = []
+        self.before_upsert: asyncio.Event | None = None  # an upsert under way waits for it
+        self.upsert_began = asyncio.Event()
+        self._specs: dict[str, CollectionSpec] = {}
+        self._points: dict[str, dict[int, Point]] = {}
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def ensure(self, spec: CollectionSpec) -> str:
+        self._check_up()
+        known = self._specs.setdefault(spec.name, spec)
+        if known != spec:
+            raise DimensionMismatch
+        self._points.setdefault(spec.name, {})
+        return "only"
+
+    async def drop(self, collection: str) -> None:
+        self._check_up()
+        self._specs.pop(collection, None)
+        self._points.pop(collection, None)
+
+    def wipe(self) -> None:
+        """Lose everything, as a replaced server does."""
+        self._specs.clear()
+        self._points.clear()
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        held = self._held(collection)
+        for point in points:
+            if len(point.vector) != 4 * self._specs[collection].dimension:
+                raise DimensionMismatch
+            norm = math.hypot(*array.array("f", point.vector))
+            if point.id in self.refused or not math.isfinite(norm) or norm == 0:
+                raise BadContent(f"point {point.id}")
+        self.upsert_began.set()
+        if self.before_upsert is not None:
+            await self.before_upsert.wait()
+            self._check_up()
+        self.upserts.append([point.id for point in points])
+        held.update({point.id: point for point in points})
+
+    async def delete(self, collection: str, ids: Sequence[int]) -> None:
+        held = self._held(collection)
+        for point_id in ids:
+            held.pop(point_id, None)
+
+    async def search(self, collection: str, vector: Vector, limit: int, where: Filter | None) -> list[Hit]:
+        wanted = array.array("f", vector)
+        hits = [
+            Hit(point.id, point.version, _cosine(wanted, array.array("f", point.vector)))
+            for point in self._held(collection).values()
+            if where is None or _passes(point, where)
+        ]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:limit]
+
+    async def scroll(self, collection: str, after_id: int, limit: int) -> list[PointVersion]:
+        points = sorted(self._held(collection).values(), key=lambda point: point.id)
+        return [PointVersion(p.id, p.version) for p in points if p.id > after_id][:limit]
+
+    async def count(self, collection: str) -> int:
+        return len(self._held(collection))
+
+    def health(self) -> IndexHealth:
+        return IndexHealth(available=not self.down, detail="down" if self.down else "", incarnations={})
+
+    def versions(self, collection: str) -> dict[int, int]:
+        """Everything that is held."""
+        return {point.id: point.version for point in self._points.get(collection, {}).values()}
+
+    def payload(self, collection: str, point_id: int) -> dict[str, object]:
+        return self._points[collection][point_id].payload
+
+    def _held(self, collection: str) -> dict[int, Point]:
+        self._check_up()
+        if collection not in self._points:
+            raise IndexUnavailable(f"the collection {collection} is not open yet")
+        return self._points[collection]
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise IndexUnavailable("down")
+
+
+def _cosine(a: array.array[float], b: array.array[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
+def _passes(point: Point, where: Filter) -> bool:
+    return (
+        all(_holds(point, condition) for condition in where.must)
+        and (not where.should or any(_holds(point, condition) for condition in where.should))
+        and not any(_holds(point, condition) for condition in where.must_not)
+    )
+
+
+def _holds(point: Point, condition: Condition) -> bool:
+    if isinstance(condition, HasId):
+        return point.id in condition.ids
+    value: object = point.payload
+    for part in condition.key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(condition, Match):
+        return any(type(value) is type(wanted) and value == wanted for wanted in condition.any_of)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return (
+        (condition.gt is None or value > condition.gt)
+        and (condition.gte is None or value >= condition.gte)
+        and (condition.lt is None or value < condition.lt)
+        and (condition.lte is None or value <= condition.lte)
+    )

@@ -1,0 +1,328 @@
+"""The outbox worker over a real store: whatever fails, in the end the index holds exactly the rows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fakes.embedder import FakeEmbedder
+from fakes.index import FakeIndex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nexusd.clock import SystemClock
+from nexusd.config import OutboxConfig, StorageConfig
+from nexusd.model.episodes import NewEpisode, UpdateEpisode
+from nexusd.model.outbox import ListOutbox
+from nexusd.model.sessions import CreateSession, DeleteSession
+from nexusd.store.database import Database
+from nexusd.store.episodes import delete_episode, insert_episode, update_episode
+from nexusd.store.outbox import list_outbox, retry_dead
+from nexusd.store.reconciling import row_versions
+from nexusd.store.sessions import delete_session, insert_session
+from nexusd.sync.collections import Collections
+from nexusd.sync.worker import OutboxWorker
+
+pytestmark = pytest.mark.anyio
+NOW_MS = 1_700_000_000_000
+
+
+@dataclass
+class Bench:
+    """A store, a worker, and what it works with."""
+
+    store: Database
+    index: FakeIndex
+    embedder: FakeEmbedder
+    collections: Collections
+    worker: OutboxWorker
+    session: int
+    task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self.worker.run())
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.task
+            self.task = None
+
+    async def add(self, text: str) -> int:
+        new = NewEpisode(session_id=self.session, user_message=text, ai_response="ok")
+        return (await self.store.write(insert_episode, new, NOW_MS)).id
+
+    async def drained(self) -> None:
+        waited = await self.worker.wait_for(None, [], 20)
+        assert waited.pending == 0
+
+    @property
+    def held(self) -> dict[int, int]:
+        return self.index.versions(self.collections.physical("episodes"))
+
+    async def rows(self) -> dict[int, int]:
+        return {row.id: row.version for row in await self.store.read(row_versions, "episodes", 0, 100_000)}
+
+
+@contextlib.asynccontextmanager
+async def make_bench(directory: Path, *, index: FakeIndex | None = None, **config: object) -> AsyncIterator[Bench]:
+    worker: OutboxWorker | None = None
+
+    def committed() -> None:
+        if worker is not None:
+            worker.wake()
+
+    def fatal(error: Exception) -> None:
+        raise AssertionError(error)
+
+    clock = SystemClock()
+    store = Database(directory / "nexus.db", StorageConfig(), clock, on_commit=committed, on_fatal=fatal)
+    await store.open()
+    index, embedder = index or FakeIndex(), FakeEmbedder()
+    collections = Collections(store, index, embedder.fingerprint)
+    await collections.point(NOW_MS)
+    settings = OutboxConfig(**({"max_backoff_s": 0.2} | config))  # type: ignore[arg-type]
+    worker = OutboxWorker(store, index, embedder, collections, settings, clock, random.Random(7))
+    try:
+        session = await store.write(insert_session, CreateSession(external_id=f"s{random.random()}"), NOW_MS)
+        bench = Bench(store, index, embedder, collections, worker, session.id)
+        yield bench
+        await bench.stop()
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with make_bench(tmp_path) as made:
+        yield made
+
+
+async def test_a_new_row_reaches_the_index_with_what_filters_need(bench: Bench) -> None:
+    bench.start()
+    row_id = await bench.add("tea")
+    await bench.drained()
+    assert bench.held == {row_id: 1}
+    payload = bench.index.payload(bench.collections.physical("episodes"), row_id)
+    assert payload["sessionId"] == bench.session
+    assert payload["createdAt"] == NOW_MS
+    assert payload["version"] == 1
+
+
+async def test_an_embedder_outage_costs_no_attempt_and_ends_by_itself(bench: Bench) -> None:
+    bench.embedder.unavailable = "down"
+    bench.start()
+    await bench.add("tea")
+    async with asyncio.timeout(10):
+        while bench.worker.embedder_breaker.failures < 3:
+            await asyncio.sleep(0)
+    (row,) = (await bench.store.read(list_outbox, ListOutbox())).items
+    assert (row.state in ("pending", "inflight"), row.attempts) == (True, 0)
+    assert bench.worker.status().embedder in ("open", "half_open")
+    bench.embedder.unavailable = ""
+    await bench.drained()
+    assert bench.held == await bench.rows()
+    assert bench.worker.status().embedder == "closed"
+
+
+async def test_an_index_outage_costs_no_attempt_and_ends_by_itself(bench: Bench) -> None:
+    bench.index.down = True
+    bench.start()
+    await bench.add("tea")
+    async with asyncio.timeout(10):
+        while bench.worker.index_breaker.failures < 3:
+            await asyncio.sleep(0)
+    bench.index.down = False
+    await bench.drained()
+    assert bench.held == await bench.rows()
+
+
+async def test_a_text_that_the_model_refuses_is_buried_alone(bench: Bench) -> None:
+    rows = [await bench.add(text) for text in ("one", "poison", "three")]
+    bench.embedder.rejected.add("User: poison\nAssistant: ok")
+    bench.start()
+    await bench.drained()
+    assert set(bench.held) == {rows[0], rows[2]}
+    (dead,) = (await bench.store.read(list_outbox, ListOutbox(state="dead"))).items
+    assert (dead.row_id, dead.error_kind) == (rows[1], "bad_content")
+    bench.embedder.rejected.clear()
+    assert await bench.store.write(retry_dead, [dead.seq], NOW_MS) == 1
+    await bench.drained()
+    assert bench.held == await bench.rows()
+
+
+async def test_a_point_that_the_index_refuses_is_found_by_halving_and_buried_alone(bench: Bench) -> None:
+    rows = [await bench.add(f"text {n}") for n in range(20)]
+    bench.index.refused.add(rows[13])
+    bench.start()
+    await bench.drained()
+    assert set(bench.held) == set(rows) - {rows[13]}
+    assert bench.worker.status().dead == 1
+
+
+async def test_a_row_that_changes_while_it_is_sent_goes_again(bench: Bench) -> None:
+    bench.index.before_upsert = asyncio.Event()
+    bench.start()
+    row_id = await bench.add("first")
+    await bench.index.upsert_began.wait()
+    await bench.store.write(update_episode, UpdateEpisode(id=row_id, user_message="second"), NOW_MS)
+    bench.index.before_upsert.set()
+    await bench.drained()
+    assert bench.held == {row_id: 2}
+
+
+async def test_a_row_that_is_deleted_while_it_is_sent_is_removed_again(bench: Bench) -> None:
+    bench.index.before_upsert = asyncio.Event()
+    bench.start()
+    row_id = await bench.add("first")
+    await bench.index.upsert_began.wait()
+    await bench.store.write(delete_episode, row_id)
+    bench.index.before_upsert.set()
+    await bench.drained()
+    assert bench.held == {}
+
+
+async def test_unchanged_text_is_not_embedded_again(bench: Bench) -> None:
+    bench.start()
+    row_id = await bench.add("tea")
+    await bench.drained()
+    asked = len(bench.embedder.document_calls)
+    await bench.store.write(update_episode, UpdateEpisode(id=row_id, metadata={"colour": "red"}), NOW_MS)
+    await bench.drained()
+    assert bench.held == {row_id: 2}
+    assert len(bench.embedder.document_calls) == asked
+    assert bench.index.payload(bench.collections.physical("episodes"), row_id)["metadata"] == {"colour": "red"}
+
+
+async def test_a_wiped_index_is_filled_again_without_embedding(tmp_path: Path) -> None:
+    async with make_bench(tmp_path) as bench:
+        bench.start()
+        for n in range(30):
+            await bench.add(f"text {n}")
+        await bench.drained()
+    async with make_bench(tmp_path, index=FakeIndex()) as bench:
+        bench.start()
+        async with asyncio.timeout(10):
+            while len(bench.held) < 30:
+                await asyncio.sleep(0)
+        await bench.drained()
+        assert bench.held == await bench.rows()
+        assert bench.embedder.document_calls == []
+
+
+async def test_a_crash_between_the_index_and_the_outbox_repeats_work_and_loses_none(tmp_path: Path) -> None:
+    index = FakeIndex()
+    async with make_bench(tmp_path, index=index) as bench:
+        index.before_upsert = asyncio.Event()
+        bench.start()
+        await bench.add("tea")
+        await index.upsert_began.wait()
+        await bench.stop()  # as if killed: the row is in flight, the index may have the point or not
+        index.before_upsert = None
+        bench.start()
+        await bench.drained()
+        assert bench.held == await bench.rows()
+
+
+async def test_deleting_a_session_removes_all_its_points(bench: Bench) -> None:
+    bench.start()
+    for n in range(10):
+        await bench.add(f"text {n}")
+    await bench.drained()
+    gone = await bench.store.write(delete_session, DeleteSession(id=bench.session))
+    assert (gone.deleted["episodes"], gone.points_queued) == (10, 10)
+    await bench.drained()
+    assert bench.held == {}
+
+
+async def test_an_unforeseen_error_buries_a_row_only_after_its_attempts(tmp_path: Path) -> None:
+    class Broken(FakeIndex):
+        async def upsert(self, *_: object) -> None:
+            raise ZeroDivisionError
+
+    async with make_bench(tmp_path, index=Broken(), max_attempts=3) as bench:
+        bench.start()
+        await bench.add("tea")
+        await bench.drained()
+        (dead,) = (await bench.store.read(list_outbox, ListOutbox())).items
+        assert (dead.state, dead.attempts, dead.error) == ("dead", 3, "ZeroDivisionError")
+
+
+async def test_waiting_for_a_row_does_not_wait_for_others(bench: Bench) -> None:
+    bench.start()
+    first = await bench.add("tea")
+    assert (await bench.worker.wait_for("episodes", [first], 10)).done
+    bench.embedder.unavailable = "down"
+    second = await bench.add("coffee")
+    assert (await bench.worker.wait_for("episodes", [first], 10)).done
+    waited = await bench.worker.wait_for("episodes", [first, second], 0.05)
+    assert (waited.done, waited.pending) == (False, 1)
+
+
+async def test_points_without_rows_and_rows_without_points_are_found_and_mended(bench: Bench) -> None:
+    bench.start()
+    rows = [await bench.add(f"text {n}") for n in range(5)]
+    await bench.drained()
+    target = bench.collections.physical("episodes")
+    await bench.index.delete(target, [rows[1]])
+    held = bench.index._points[target]
+    held[999] = held[rows[0]].__class__(999, 1, held[rows[0]].vector, {})
+    stale = held[rows[2]]
+    held[rows[2]] = stale.__class__(stale.id, 0, stale.vector, stale.payload)
+    found = await bench.collections.compare("episodes", NOW_MS)
+    assert (found.rows, found.missing, found.stale, found.orphaned) == (5, 1, 1, 1)
+    await bench.drained()
+    assert bench.held == await bench.rows()
+    assert (await bench.collections.compare("episodes", NOW_MS)).agrees
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 9)),
+        st.tuples(st.just("update"), st.integers(0, 30)),
+        st.tuples(st.just("delete"), st.integers(0, 30)),
+        st.tuples(st.sampled_from(["index down", "index up", "embedder down", "embedder up", "crash", "turn"]),
+                  st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=25)
+@given(steps=STEPS)
+def test_whatever_happens_in_whatever_order_the_index_ends_with_exactly_the_rows(
+    steps: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    asyncio.run(_run_steps(steps, tmp_path_factory.mktemp("steps")))
+
+
+async def _run_steps(steps: list[tuple[str, int]], directory: Path) -> None:
+    async with make_bench(directory, batch_size=3, max_backoff_s=0.11) as bench:
+        bench.start()
+        alive: list[int] = []
+        for step, number in steps:
+            if step == "add":
+                alive.append(await bench.add(f"text {number}"))
+            elif step == "update" and alive:
+                change = UpdateEpisode(id=alive[number % len(alive)], user_message=f"changed {random.random()}")
+                await bench.store.write(update_episode, change, NOW_MS)
+            elif step == "delete" and alive:
+                await bench.store.write(delete_episode, alive.pop(number % len(alive)))
+            elif step.startswith("index"):
+                bench.index.down = step == "index down"
+            elif step.startswith("embedder"):
+                bench.embedder.unavailable = "" if step == "embedder up" else "down"
+            elif step == "crash":
+                await bench.stop()
+                bench.start()
+            else:
+                await asyncio.sleep(0)
+        bench.index.down, bench.embedder.unavailable = "down", True
+        await bench.drained()
+        assert bench.held == await bench.rows()

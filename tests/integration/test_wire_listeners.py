@@ -1,0 +1,306 @@
+"""The server as a whole: limits on connections, the socket file, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexusd.config import LimitsConfig, ServerConfig, SocketConfig, TcpConfig
+from nexusd.errors import ConfigError, StartupError
+from nexusd.model.fields import NoParams
+from nexusd.wire.connection import Connection
+from nexusd.wire.dispatch import Dispatcher
+from nexusd.wire.gate import Gate
+from nexusd.wire.listeners import Server
+from nexusd.wire.methods import Call, Method, MethodTable
+
+pytestmark = pytest.mark.anyio
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+PING = b'{"jsonrpc":"2.0","method":"ping","id":1}\n'
+WAIT = b'{"jsonrpc":"2.0","method":"wait","id":2}\n'
+
+
+class Door:
+    """What the method `wait` waits for."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.open = asyncio.Event()
+        self.cancelled = False
+
+    async def wait(self, _call: Call, _params: NoParams) -> str:
+        self.entered.set()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return "waited"
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "n.sock"
+
+
+class Clients:
+    """Connections that are closed when the test ends."""
+
+    def __init__(self) -> None:
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def unix(self, path: Path) -> Streams:
+        return self._kept(await asyncio.open_unix_connection(str(path)))
+
+    async def tcp(self, server: Server) -> Streams:
+        assert server.tcp_address is not None
+        return self._kept(await asyncio.open_connection(*server.tcp_address))
+
+    def _kept(self, streams: Streams) -> Streams:
+        self._writers.append(streams[1])
+        return streams
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+@pytest.fixture
+async def clients() -> AsyncIterator[Clients]:
+    clients = Clients()
+    yield clients
+    clients.close()
+
+
+class WatchedServer(Server):
+    """Tells when a connection has gone."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._gone = asyncio.Event()
+
+    def left(self, connection: Connection) -> None:
+        super().left(connection)
+        self._gone.set()
+
+    async def down_to(self, connections: int) -> None:
+        """Wait until no more than so many connections are left."""
+        async with asyncio.timeout(20):
+            while self.connections > connections:
+                self._gone.clear()
+                await self._gone.wait()
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def make_server(path: Path, door: Door, *, tcp: TcpConfig | None = None, **limits: Any) -> WatchedServer:
+    async def ping(_call: Call, _params: NoParams) -> str:
+        return "pong"
+
+    table = MethodTable()
+    table.register([
+        Method("ping", "s", NoParams, str, ping, "read"),
+        Method("wait", "s", NoParams, str, door.wait, "read"),
+    ])
+    config = ServerConfig(limits=LimitsConfig(**limits), tcp=tcp if tcp is not None else TcpConfig(port=0))
+    return WatchedServer(Dispatcher(table, config.limits, gate=Gate(is_open=True)), config, path)
+
+
+@pytest.fixture
+async def server(path: Path, door: Door) -> AsyncIterator[Server]:
+    server = make_server(path, door)
+    await server.start()
+    yield server
+    await server.close()
+
+
+async def ask(streams: Streams, frame: bytes = PING) -> Any:
+    streams[1].write(frame)
+    async with asyncio.timeout(20):
+        return json.loads(await streams[0].readline())
+
+
+async def test_the_bound_port_is_told(server: Server, clients: Clients) -> None:
+    assert server.tcp_address is not None
+    host, port = server.tcp_address
+    assert (host, port > 0) == ("127.0.0.1", True)
+    assert (await ask(await clients.tcp(server)))["result"] == "pong"
+
+
+async def test_the_port_can_be_left_out(path: Path, door: Door, clients: Clients) -> None:
+    server = make_server(path, door, tcp=TcpConfig(enabled=False))
+    await server.start()
+    try:
+        assert server.tcp_address is None
+        assert (await ask(await clients.unix(path)))["result"] == "pong"
+    finally:
+        await server.close()
+
+
+async def test_the_file_is_there_while_it_listens_and_gone_after(server: Server, path: Path) -> None:
+    assert mode_of(path) == int(SocketConfig().mode, 8)
+    await server.close()
+    assert not is_there(path)
+
+
+async def test_a_second_server_on_the_same_path_is_refused_and_the_first_goes_on(
+    server: Server, path: Path, door: Door, clients: Clients
+) -> None:
+    second = make_server(path, door)
+    with pytest.raises(StartupError, match="another process answers"):
+        await second.start()
+    await second.close()
+    assert server.connections <= 1      # the second one's look at it
+    assert (await ask(await clients.unix(path)))["result"] == "pong"
+
+
+async def test_a_file_that_another_server_put_there_is_not_removed(
+    server: Server, path: Path, door: Door, clients: Clients
+) -> None:
+    os.unlink(path)
+    second = make_server(path, door)
+    await second.start()
+    await server.close()
+    try:
+        assert (await ask(await clients.unix(path)))["result"] == "pong"
+    finally:
+        await second.close()
+    assert not is_there(path)
+
+
+async def test_an_address_that_is_not_loopback_stops_the_start_and_leaves_nothing(path: Path, door: Door) -> None:
+    server = make_server(path, door, tcp=TcpConfig(host="0.0.0.0"))    # noqa: S104 - refusing it is the test
+    with pytest.raises(ConfigError):
+        await server.start()
+    assert not is_there(path)
+
+
+async def test_past_the_connections_of_one_peer_the_next_is_told_busy_and_closed(
+    path: Path, door: Door, clients: Clients
+) -> None:
+    server = make_server(path, door, max_connections_per_peer=2)
+    await server.start()
+    try:
+        kept = [await clients.unix(path) for _ in range(2)]
+        for streams in kept:
+            await ask(streams)
+        extra = await clients.unix(path)
+        refused = json.loads(await extra[0].readline())
+        assert refused["error"]["data"]["kind"] == "busy"
+        assert refused["error"]["data"]["retryAfterMs"] > 0
+        assert await extra[0].read() == b""
+        other_peer = await clients.tcp(server)
+        assert (await ask(other_peer))["result"] == "pong"
+
+        kept[0][1].close()
+        await server.down_to(2)
+        assert (await ask(await clients.unix(path)))["result"] == "pong"
+        assert server.refused == 1
+    finally:
+        await server.close()
+
+
+async def test_past_the_connections_in_all_the_next_is_told_busy(
+    path: Path, door: Door, clients: Clients
+) -> None:
+    server = make_server(path, door, max_connections=1)
+    await server.start()
+    try:
+        first = await clients.unix(path)
+        await ask(first)
+        reader, _ = await clients.tcp(server)
+        assert json.loads(await reader.readline())["error"]["code"] == -32004
+        assert (await ask(first))["result"] == "pong"
+    finally:
+        await server.close()
+
+
+async def test_draining_lets_a_request_finish_and_its_reply_arrive(
+    server: Server, path: Path, door: Door, clients: Clients
+) -> None:
+    streams = await clients.unix(path)
+    idle = await clients.unix(path)
+    await ask(idle)
+    streams[1].write(WAIT)
+    await door.entered.wait()
+
+    server.stop_accepting()
+    draining = asyncio.create_task(server.drain(20))
+    assert await idle[0].read() == b""          # nothing under way: closed at once
+    assert not is_there(path)
+    with pytest.raises((FileNotFoundError, ConnectionRefusedError)):
+        await clients.unix(path)
+    assert (await ask(streams))["result"] == "pong"     # open until its request is answered
+    assert not draining.done()
+    door.open.set()
+
+    assert await draining
+    assert json.loads(await streams[0].readline())["result"] == "waited"
+    assert await streams[0].read() == b""
+    await server.close()
+    assert not door.cancelled
+
+
+async def test_draining_waits_for_the_request_of_a_client_that_is_gone(
+    server: Server, path: Path, door: Door, clients: Clients
+) -> None:
+    _, writer = await clients.unix(path)
+    writer.write(WAIT)
+    await door.entered.wait()
+    writer.transport.abort()
+
+    draining = asyncio.create_task(server.drain(20))
+    await asyncio.sleep(0)
+    assert not draining.done()
+    door.open.set()
+    assert await draining
+
+
+async def test_draining_gives_up_in_time_and_close_ends_the_rest(
+    server: Server, path: Path, door: Door, clients: Clients
+) -> None:
+    streams = await clients.unix(path)
+    streams[1].write(WAIT)
+    await door.entered.wait()
+
+    assert not await server.drain(0.05)
+    await server.close()
+
+    assert door.cancelled
+    assert server.requests == 0
+    assert await streams[0].read() == b""
+
+
+async def test_a_large_reply_is_sent_whole_before_a_draining_connection_closes(
+    path: Path, door: Door, clients: Clients
+) -> None:
+    server = make_server(path, door)
+    await server.start()
+    reader, writer = await clients.unix(path)
+    element = b'{"jsonrpc":"2.0","method":"wait","id":"' + b"x" * 20_000 + b'"}'
+    writer.write(b"[" + b",".join([element] * 50) + b"]\n")
+    await door.entered.wait()
+    draining = asyncio.create_task(server.drain(20))
+    door.open.set()
+    received = await reader.read()
+    assert len(json.loads(received)) == 50
+    assert await draining
+    await server.close()
