@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
+
+from nexusd.log import render_logfmt
 
 # Derandomized: the same commit gives the same result. Shared machines stall, so no example has a deadline;
 # pytest's timeout holds the whole.
@@ -29,6 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "default")
+    # structlog's own default draws each traceback with all local variables, which takes longer than the tests
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, render_logfmt]
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

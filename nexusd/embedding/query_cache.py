@@ -35,8 +35,9 @@ class QueryCache:
             task = asyncio.create_task(self._fill(text), name="embedding:query")
             self._under_way[text] = task
             task.add_done_callback(lambda done: self._finished(text, done))
-        # shielded: one caller that goes away must not take the vector from the others
-        return await asyncio.shield(task)
+        # waited for, not awaited: a caller that goes away must not take the vector from the others
+        await asyncio.wait([task])
+        return task.result()
 
     async def close(self) -> None:
         """Wait for what is under way, which the model's end has made short."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 THREADS = 2  # a long one (removing a shard) must not hold up an fsync that somebody waits for
 
@@ -48,7 +48,6 @@ class Background:
         for future, then in done:
             then(future.exception())
 
-    def close(self) -> None:
-        """Wait for what runs; nothing comes after it any more."""
-        self._threads.shutdown(wait=True)
-        self._running.clear()
+    def wait(self) -> None:
+        """Block until something that runs is done, if anything runs."""
+        wait([future for future, _ in self._running], return_when=FIRST_COMPLETED)

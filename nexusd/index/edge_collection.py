@@ -4,6 +4,7 @@ Owns a directory:
 
     <name>/manifest.json   dimension, distance, incarnation, and which shard is the valid one
     <name>/shard-<n>/      the valid shard; any other is a fragment of a rebuild and is swept
+    <name>/journal-<n>     updates since the last flush; see `nexusd.index.journal`
     <name>/opening         how many openings in a row did not come to an end
 
 A collection that cannot be loaded is set aside as `<name>.broken-<n>` and begun anew under another
@@ -26,6 +27,7 @@ import msgspec
 import qdrant_edge as edge
 
 from nexusd.index.durable import sync_directory, sync_tree, write_durably
+from nexusd.index.journal import Journal, replay
 from nexusd.index.edge_payload import INDEXED, VERSION, edge_filter, needs_scan, stored_payload
 
 MANIFEST = "manifest.json"
@@ -37,7 +39,7 @@ SEARCH_EF = 128  # candidates looked at on the way; recall 0.99 and better on cl
 EXACT_BELOW = 10_000  # points that pass a filter up to which all are compared: 2 ms at 384 dimensions
 BUILD_THREADS = 2  # a rebuild yields to everybody, but it should end
 KEPT_BROKEN = 2  # evidence for people; more would only fill the disk
-MIN_FREE_BYTES = 64 * 1024 * 1024  # with less, a load may fail for want of room alone
+MIN_FREE_BYTES = 64 * 1024 * 1024  # with less, a load may fail for want of room alone: the WAL takes 32 MB at a time
 # Signs that the machine, not the shard, is at fault: setting the shard aside would help nothing.
 _NOT_THE_SHARD = re.compile(
     r"No space left|Permission denied|Too many open files|Cannot allocate memory|Read-only file system"
@@ -79,7 +81,8 @@ class EdgeCollection:
         self.manifest = manifest
         self.shard = shard
         self.hnsw_from = hnsw_from
-        self.journal: set[int] | None = None  # while it is a set, the ids that updates touch are added
+        self.journal = Journal(directory)
+        self.touched: set[int] | None = None  # while it is a set, the ids that updates touch are added
         self.tail_floor = 0  # points that the last rebuild left without a graph; another would too
 
     @classmethod
@@ -104,14 +107,20 @@ class EdgeCollection:
             manifest.check(directory.name, dimension, distance)
             _count_opening(directory)
             shard = load_shard(directory / manifest.shard)
+            _redo(shard, directory)
         except BrokenShardError as broken:
             set_aside(directory, str(broken))
             return cls._create(directory, dimension, distance, hnsw_from)
         except OSError as error:
             raise ShardUnusableError(f"cannot open {directory.name}: {error}") from error
-        (directory / OPENING).unlink(missing_ok=True)
-        collection = cls(directory, manifest, shard, hnsw_from=hnsw_from)
-        collection.sweep()
+        try:
+            collection = cls(directory, manifest, shard, hnsw_from=hnsw_from)
+            collection.journal.renew()  # what was in it is flushed
+            collection.sweep()
+            (directory / OPENING).unlink(missing_ok=True)
+        except OSError as error:
+            shard.close()
+            raise ShardUnusableError(f"cannot open {directory.name}: {error}") from error
         return collection
 
     @classmethod
@@ -147,20 +156,26 @@ class EdgeCollection:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def upsert(self, points: list[edge.Point]) -> None:
-        """Apply; on disk only after the next flush."""
-        if self.journal is not None:
-            self.journal.update(_id(point) for point in points)
+        """Apply; on disk only when the journal has it or after the next flush."""
+        if self.touched is not None:
+            self.touched.update(_id(point) for point in points)
         self.shard.update(edge.UpdateOperation.upsert_points(points))
 
     def delete(self, ids: list[int]) -> None:
-        """Apply; on disk only after the next flush."""
-        if self.journal is not None:
-            self.journal.update(ids)
+        """Apply; on disk only when the journal has it or after the next flush."""
+        if self.touched is not None:
+            self.touched.update(ids)
         self.shard.update(edge.UpdateOperation.delete_points([*ids]))
 
+    @property
+    def place(self) -> Path:
+        """Where the valid shard lies."""
+        return self.directory / self.manifest.shard
+
     def flush(self) -> None:
-        """Put all that was applied on disk."""
+        """Put all that was applied on disk, and begin the journal anew. Not while the journal is being synced."""
         self.shard.flush()
+        self.journal.renew()
 
     def search(self, vector: bytes, limit: int, where: dict[str, Any] | None) -> list[tuple[int, int, float]]:
         """(id, version, score), nearest first.
@@ -221,7 +236,7 @@ class EdgeCollection:
         except OSError:
             if read_manifest(self.directory) != manifest:
                 raise
-        old_shard, old_place = self.shard, self.directory / self.manifest.shard
+        old_shard, old_place = self.shard, self.place
         self.manifest, self.shard = manifest, shard
         self.tail_floor = self.tail()
         old_shard.close()
@@ -229,7 +244,8 @@ class EdgeCollection:
 
     def close(self) -> None:
         """Flush and let go."""
-        self.shard.flush()
+        self.flush()
+        self.journal.close()
         self.shard.close()
 
 
@@ -306,18 +322,46 @@ def load_shard(place: Path) -> edge.EdgeShard:
     while True:
         try:
             return edge.EdgeShard.load(str(place))
-        except BaseException as error:  # a panic of the engine is no Exception
-            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-                raise
-            reason = f"{type(error).__name__}: {error}"
-            if "WouldBlock" in reason:
+        except BaseException as error:
+            if "WouldBlock" in str(error):
                 if time.monotonic() < deadline:
                     time.sleep(LOCK_RETRY_S)
                     continue
                 raise ShardUnusableError(f"{place} is held by another process") from error
-            if _NOT_THE_SHARD.search(reason) or shutil.disk_usage(place).free < MIN_FREE_BYTES:
-                raise ShardUnusableError(reason) from error
-            raise BrokenShardError(reason) from error
+            raise _reason_to_fail(error, place) from error
+
+
+def _reason_to_fail(error: BaseException, place: Path) -> BaseException:
+    """Whether the shard or the machine is at fault. A panic of the engine is no Exception, so all come here."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+        return error
+    reason = f"{type(error).__name__}: {error}"
+    if _NOT_THE_SHARD.search(reason) or shutil.disk_usage(place).free < MIN_FREE_BYTES:
+        return ShardUnusableError(reason)
+    return BrokenShardError(reason)
+
+
+def _redo(shard: edge.EdgeShard, directory: Path) -> None:
+    """Apply what the journals hold and flush it.
+
+    Raises:
+        BrokenShardError: the shard does not take what it took before.
+        ShardUnusableError: not now.
+    """
+    redone = False
+    try:
+        for op, items in replay(directory):
+            redone = True
+            if op == "upsert":
+                points = [make_point(*item) for item in items]
+                shard.update(edge.UpdateOperation.upsert_points(points))
+            else:
+                shard.update(edge.UpdateOperation.delete_points(items))
+        if redone:
+            shard.flush()
+    except BaseException as error:
+        shard.close()
+        raise _reason_to_fail(error, directory) from error
 
 
 def _count_opening(directory: Path) -> None:
@@ -325,7 +369,10 @@ def _count_opening(directory: Path) -> None:
 
     Raises:
         BrokenShardError: too many before it did not come to an end.
+        ShardUnusableError: on a full disk a shard may kill its reader, and nothing would be wrong with it.
     """
+    if shutil.disk_usage(directory).free < MIN_FREE_BYTES:
+        raise ShardUnusableError(f"less than {MIN_FREE_BYTES // 2**20} MB free on the disk")
     mark = directory / OPENING
     noted = mark.read_bytes() if mark.exists() else b""
     failed = int(noted) if noted.isdigit() else 0  # a power cut may have left it empty

@@ -1,6 +1,6 @@
 """A rebuild of one collection: the graph is built on a copy while the old shard serves and takes writes.
 
-Owns the other process, the copy until it is adopted, and the journal of ids that changed meanwhile. Runs in
+Owns the other process, the copy until it is adopted, and the list of ids that changed meanwhile. Runs in
 the index's child only, in short steps between requests. Knows no request.
 
 The steps, each with what a crash after it leaves behind:
@@ -21,13 +21,14 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import msgspec
 import qdrant_edge as edge
 
+from nexusd.index.background import Background
+from nexusd.index.durable import sync_tree
 from nexusd.index.edge_collection import BrokenShardError, EdgeCollection, ShardUnusableError, load_shard
 
 REBUILD_PROCESS = "nexusd.index.rebuild_process"
@@ -43,28 +44,29 @@ class RebuildFailedError(Exception):
 class Rebuild:
     """One attempt. Readable `descriptor`: call `listen`; `wants_to_step`: call `step`."""
 
-    def __init__(self, collection: EdgeCollection, reached: Reached) -> None:
+    def __init__(self, collection: EdgeCollection, background: Background, reached: Reached) -> None:
         self.collection = collection
         self.holds_updates = False
         self.done = False
+        self._background = background
         self._reached = reached
-        self._built: edge.EdgeShard | None = None
-        self._flushed = False
+        self._shard: edge.EdgeShard | None = None
+        self._written = False  # what was carried over, to the files
+        self._writing = False
         number = int(collection.manifest.shard.rpartition("-")[2]) + 1
         self._manifest = msgspec.structs.replace(collection.manifest, shard=f"shard-{number}")
         self._place = collection.directory / self._manifest.shard
         shutil.rmtree(self._place, ignore_errors=True)  # of an attempt that failed
         self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-m", REBUILD_PROCESS, str(self._source), str(self._place)],
+            [sys.executable, "-m", REBUILD_PROCESS, str(collection.place), str(self._place)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._words = bytearray()
+        assert self._process.stdin is not None  # noqa: S101  for the type checker: they are pipes
+        assert self._process.stdout is not None  # noqa: S101
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self._words = b""
         reached("started")
-
-    @property
-    def _source(self) -> Path:
-        return self.collection.directory / self.collection.manifest.shard
 
     @property
     def pid(self) -> int:
@@ -74,35 +76,36 @@ class Rebuild:
     @property
     def descriptor(self) -> int:
         """Where the other process speaks."""
-        assert self._process.stdout is not None  # noqa: S101  opened above
-        return self._process.stdout.fileno()
+        return self._from.fileno()
+
+    @property
+    def built(self) -> bool:
+        """Whether the other process has done its part."""
+        return self._shard is not None
 
     @property
     def wants_to_step(self) -> bool:
         """Whether `step` has something to do now."""
-        return self._built is not None and not self.done
+        return self.built and not self.done and not self._writing
 
     def listen(self) -> None:
-        """Take what the other process says.
+        """Take what the other process says; its first word leads to the copy, before it comes a flush.
 
         Raises:
             RebuildFailedError: it ended without having done it.
         """
         heard = os.read(self.descriptor, 4096)
-        self._words += heard
-        while b"\n" in self._words:
-            word, _, rest = bytes(self._words).partition(b"\n")
-            self._words = bytearray(rest)
+        *words, self._words = (self._words + heard).split(b"\n")
+        for word in words:
             self._hear(word.decode(errors="replace"))
-        if not heard and self._built is None:
+        if not heard and not self.built:
             raise RebuildFailedError(f"the rebuilding process ended with {self._process.wait()}")
 
     def _hear(self, word: str) -> None:
         match word:
             case "ready":
-                # The caller has flushed; from now on it applies nothing.
                 self.holds_updates = True
-                self.collection.journal = set()
+                self.collection.touched = set()
                 self._reached("copying")
                 self._say("copy\n")
             case "copied":
@@ -111,7 +114,7 @@ class Rebuild:
             case "done":
                 self._process.wait()
                 try:
-                    self._built = load_shard(self._place)
+                    self._shard = load_shard(self._place)
                 except (BrokenShardError, ShardUnusableError) as error:
                     raise RebuildFailedError(f"what was built cannot be loaded: {error}") from error
                 self._reached("loaded")
@@ -119,72 +122,78 @@ class Rebuild:
                 raise RebuildFailedError(f"the rebuilding process said {word!r}")
 
     def _say(self, words: str) -> None:
-        assert self._process.stdin is not None  # noqa: S101  opened above
         try:
-            self._process.stdin.write(words.encode())
-            self._process.stdin.flush()
+            self._to.write(words.encode())
+            self._to.flush()
         except BrokenPipeError as error:
             raise RebuildFailedError("the rebuilding process went away") from error
 
     def step(self) -> None:
-        """Carry over a few changes; or, when none is left, flush; or, when that is done, adopt.
+        """Carry over a few changes; or, when none is left, write them to disk; or, when that is done, adopt.
 
         Raises:
-            RebuildFailedError: the built shard does not take them.
+            RebuildFailedError: the built shard does not take them, or the manifest cannot be written.
         """
-        built, journal = self._built, self.collection.journal
-        assert built is not None and journal is not None  # noqa: S101, PT018  see wants_to_step
-        try:
-            if journal:
-                ids = [journal.pop() for _ in range(min(CARRIED_AT_ONCE, len(journal)))]
-                self._carry(built, ids)
-                return
-            built.flush()
-        except Exception as error:  # the engine knows no exception of its own
-            raise RebuildFailedError(f"the built shard does not take the changes: {error}") from error
-        if not self._flushed:
-            # The first flush is the long one. Searches get their turn before the second, which adopts.
-            self._flushed = True
-            self._reached("caught-up")
+        shard, touched = self._shard, self.collection.touched
+        if shard is None or touched is None:
             return
         try:
-            old_place = self.collection.adopt(self._manifest, built)
+            if touched:
+                self._carry(shard, [touched.pop() for _ in range(min(CARRIED_AT_ONCE, len(touched)))])
+            elif not self._written:
+                # Most of what the flush will wait for is done in a thread; new changes may come meanwhile.
+                self._writing = True
+                self._background.run(partial(sync_tree, self._place), self._after_writing)
+            else:
+                shard.flush()
+                self._adopt(shard)
+        except RebuildFailedError:
+            raise
+        except Exception as error:  # the engine knows no exception of its own
+            raise RebuildFailedError(f"the built shard does not take the changes: {error}") from error
+
+    def _after_writing(self, _error: BaseException | None) -> None:
+        """Whatever happened: the flush itself counts."""
+        self._writing, self._written = False, True
+        self._reached("caught-up")
+
+    def _adopt(self, shard: edge.EdgeShard) -> None:
+        try:
+            old_place = self.collection.adopt(self._manifest, shard)
         except OSError as error:
             raise RebuildFailedError(f"the manifest cannot be written: {error}") from error
-        self.collection.journal = None
+        self.collection.touched = None
         self.done = True
         self._reached("adopted")
-        threading.Thread(target=self._remove, args=(old_place,), daemon=True).start()
+        self._background.run(partial(shutil.rmtree, old_place, ignore_errors=True), self._after_removing)
         self._close_pipes()
 
-    def _carry(self, built: edge.EdgeShard, ids: list[int]) -> None:
+    def _after_removing(self, _error: BaseException | None) -> None:
+        """What is left of it, if anything, is swept at the next opening."""
+        self._reached("removed")
+
+    def _carry(self, shard: edge.EdgeShard, ids: list[int]) -> None:
         """Make these points in the built shard what they are in the old one."""
         points = self.collection.copy_of(ids)
         if points:
-            built.update(edge.UpdateOperation.upsert_points(points))
+            shard.update(edge.UpdateOperation.upsert_points(points))
         gone: list[edge.PointId] = [*set(ids).difference(point.id for point in points)]
         if gone:
-            built.update(edge.UpdateOperation.delete_points(gone))
-
-    def _remove(self, old_place: Path) -> None:
-        """In a thread: to free hundreds of megabytes takes the file system a while."""
-        shutil.rmtree(old_place, ignore_errors=True)
-        self._reached("removed")
+            shard.update(edge.UpdateOperation.delete_points(gone))
 
     def abandon(self) -> None:
         """Give up; the old shard serves on."""
         self.holds_updates = False
         if self.done:
             return
-        self.collection.journal = None
+        self.collection.touched = None
         self._process.kill()
         self._process.wait()
         self._close_pipes()
-        if self._built is not None:
-            self._built.close()
+        if self._shard is not None:
+            self._shard.close()
         shutil.rmtree(self._place, ignore_errors=True)
 
     def _close_pipes(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._to.close()
+        self._from.close()

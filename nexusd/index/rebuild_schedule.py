@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nexusd.child_channel import ChildChannel
+from nexusd.index.background import Background
 from nexusd.index.edge_collection import EdgeCollection
 from nexusd.index.rebuild import Reached, Rebuild, RebuildFailedError
 
@@ -21,8 +22,11 @@ MAX_RETRY_S = 3600.0
 class RebuildSchedule:
     """Starts rebuilds, walks the running one through its steps, and tells what it is doing."""
 
-    def __init__(self, channel: ChildChannel, rebuild_after: int, reached: Reached) -> None:
+    def __init__(
+        self, channel: ChildChannel, background: Background, rebuild_after: int, reached: Reached
+    ) -> None:
         self._channel = channel
+        self._background = background
         self._rebuild_after = rebuild_after
         self._reached = reached
         self._running: Rebuild | None = None
@@ -60,19 +64,27 @@ class RebuildSchedule:
         for collection in collections:
             if collection.tail() - collection.tail_floor >= self._rebuild_after:
                 try:
-                    self._running = Rebuild(collection, self._reached)
+                    self._running = Rebuild(collection, self._background, self._reached)
                 except OSError as error:
                     self._failed(str(error))
                     return
                 self._listen_to(self._running)
                 return
 
-    def heard(self) -> bool:
-        """Whether the other process has said something."""
-        return self._listening and bool(self._speaks.poll(0))
+    @property
+    def about_to_copy(self) -> bool:
+        """Whether the next thing heard leads to the copy: the collection must be flushed before `listen`."""
+        return self._running is not None and self._running.collection.touched is None
+
+    def heard(self) -> EdgeCollection | None:
+        """The collection whose rebuilding process has said something."""
+        running = self._running
+        if running is None or not self._listening or not self._speaks.poll(0):
+            return None
+        return running.collection
 
     def listen(self) -> None:
-        """Act on what it said; everything applied must have been flushed before."""
+        """Act on what it said."""
         self._advance(Rebuild.listen)
 
     def step(self) -> None:
@@ -98,7 +110,7 @@ class RebuildSchedule:
             self.abandon()
             self._failed(str(error))
             return
-        if running.wants_to_step:
+        if running.built:
             self._stop_listening(running)
         if running.done:
             self._running = None

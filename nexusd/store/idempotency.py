@@ -50,7 +50,7 @@ class Receipt:
     parameters_hash: bytes
 
 
-class _NotTogetherError(Exception):
+class NotTogetherError(Exception):
     """These calls have to be done one by one."""
 
 
@@ -77,11 +77,11 @@ def _answer_each_once(db: Connection, calls: Sequence[tuple[Any, ...]]) -> Seque
     receipts: list[Receipt] = [call[0] for call in calls]
     names = {(receipt.principal, receipt.key) for receipt in receipts}
     if len(names) < len(receipts):
-        raise _NotTogetherError
+        raise NotTogetherError
     for run in in_powers_of_two(receipts):
         keys = [part for receipt in run for part in (receipt.principal, receipt.key)]
         if db.execute(SELECT_USED.format(rows=placeholders(len(run), 2)), keys).fetchone() is not None:
-            raise _NotTogetherError
+            raise NotTogetherError
     function: Groupable[..., Any] = calls[0][2]
     results = function.many(db, [call[3] for call in calls])
     _keep(db, [(call[0], call[1], result) for call, result in zip(calls, results, strict=True)])

@@ -34,12 +34,12 @@ seq IN (
     SELECT o.seq FROM json_each(?) claimed JOIN outbox o ON o.seq = claimed.value ->> 0
     WHERE o.version = claimed.value ->> 1 AND o.op = claimed.value ->> 2 AND o.state = 'inflight')"""
 
-# take the oldest entries that are due; one that should wait longer than any backoff lasts was postponed
+# take the oldest entries that are due (the index named, or SQLite would sort a whole collection); one that should wait longer than any backoff lasts was postponed
 # before the wall clock was set back, and is due
 CLAIM = f"""
 UPDATE outbox SET state = 'inflight'
 WHERE seq IN (
-    SELECT seq FROM outbox
+    SELECT seq FROM outbox INDEXED BY outbox_pending
     WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2)
         AND collection IN (SELECT value FROM json_each(?3))
     ORDER BY seq LIMIT ?4)
@@ -77,6 +77,11 @@ SELECT min(created_ms) FROM (
     SELECT created_ms FROM (SELECT created_ms FROM outbox WHERE state = 'inflight' ORDER BY seq LIMIT 1))"""
 
 # when the first pending row is due, by the same rule
+ANY_DUE = """
+SELECT EXISTS (
+    SELECT 1 FROM outbox WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2))"""
+
+# when the first pending row may be tried; all of them are looked at
 NEXT_DUE = """
 SELECT min(iif(not_before_ms > ?1 + ?2, 0, not_before_ms)) FROM outbox WHERE state = 'pending'"""
 
@@ -181,6 +186,11 @@ def count_outbox(db: Connection) -> OutboxCounts:
     return OutboxCounts(
         pending=total - inflight - dead, inflight=inflight, dead=dead, oldest_ms=oldest_ms
     )
+
+
+def any_due(db: Connection, now_ms: int, max_backoff_ms: int) -> bool:
+    """Whether a claim would find anything now; cheap where the oldest rows are due, as they mostly are."""
+    return bool(db.execute(ANY_DUE, (now_ms, max_backoff_ms)).get)
 
 
 def next_due_ms(db: Connection, now_ms: int, max_backoff_ms: int) -> int | None:

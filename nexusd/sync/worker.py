@@ -41,6 +41,7 @@ from nexusd.store.embeddings import save_vectors, select_vectors
 from nexusd.store.meta import get_epoch
 from nexusd.store.outbox import (
     OutboxEntry,
+    any_due,
     bury,
     claim_batch,
     count_outbox,
@@ -125,16 +126,19 @@ class OutboxWorker:
             return
         if not (self._prepared and self._collections.intact()) and not await self._prepare():
             return
+        # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
+        now_ms = self._clock.now_ms()
+        if not self._store.peek(any_due, now_ms, self._max_backoff_ms):
+            self._announce()  # who waits for rows that went with a batch that was cut short learns it here
+            await self._rest()
+            return
+        self._claims_open = True
         entries = await self._store.write(
-            claim_batch, self._config.batch_size, self._clock.now_ms(), self._max_backoff_ms,
-            self._collections.logical,
+            claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical
         )
         if entries:
-            self._claims_open = True
             await self._deliver(entries)
-            self._claims_open = False
-        else:
-            await self._rest()
+        self._claims_open = False
 
     async def _prepare(self) -> bool:
         """Find the collections in order, at the start and after every outage: the index may come back empty."""

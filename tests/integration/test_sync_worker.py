@@ -323,6 +323,6 @@ async def _run_steps(steps: list[tuple[str, int]], directory: Path) -> None:
                 bench.start()
             else:
                 await asyncio.sleep(0)
-        bench.index.down, bench.embedder.unavailable = "down", True
+        bench.index.down, bench.embedder.unavailable = False, ""
         await bench.drained()
         assert bench.held == await bench.rows()

@@ -107,6 +107,10 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def remove(path: Path) -> None:
+    path.unlink()
+
+
 def is_there(path: Path) -> bool:
     return path.exists()
 
@@ -175,7 +179,7 @@ async def test_a_second_server_on_the_same_path_is_refused_and_the_first_goes_on
 async def test_a_file_that_another_server_put_there_is_not_removed(
     server: Server, path: Path, door: Door, clients: Clients
 ) -> None:
-    os.unlink(path)
+    remove(path)
     second = make_server(path, door)
     await second.start()
     await server.close()
@@ -186,8 +190,11 @@ async def test_a_file_that_another_server_put_there_is_not_removed(
     assert not is_there(path)
 
 
-async def test_an_address_that_is_not_loopback_stops_the_start_and_leaves_nothing(path: Path, door: Door) -> None:
-    server = make_server(path, door, tcp=TcpConfig(host="0.0.0.0"))    # noqa: S104 - refusing it is the test
+async def test_an_address_that_is_not_loopback_stops_the_start_and_leaves_nothing(
+    path: Path, door: Door
+) -> None:
+    everywhere = "0.0.0.0"  # noqa: S104 - refusing it is the test
+    server = make_server(path, door, tcp=TcpConfig(host=everywhere))
     with pytest.raises(ConfigError):
         await server.start()
     assert not is_there(path)

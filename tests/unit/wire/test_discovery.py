@@ -55,7 +55,8 @@ def test_help_explains_a_method() -> None:
     told = describe(sample_table(), "small")
     assert told["params"] == [
         {"name": "count", "type": "integer (1 to 9)", "required": True, "description": "How many."},
-        {"name": "word", "type": "string or null", "required": False, "description": "Which.", "default": None},
+        {"name": "word", "type": "string or null", "required": False, "description": "Which.",
+         "default": None},
     ]
     assert [error["kind"] for error in told["errors"]] == ["invalid_params", "internal_error", "not_found"]
     assert told["result"] == "object"
