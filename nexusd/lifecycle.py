@@ -160,6 +160,9 @@ class Supervisor:
             state.state = "running"
             began_s = self._clock.monotonic_s()
             error = await self._run_once(factory)
+            if self._ending():  # it swallowed its cancellation; ended is ended
+                state.state = "stopped"
+                return
             if error is None and ends:
                 state.state = "finished"
                 return
@@ -185,13 +188,17 @@ class Supervisor:
         try:
             await factory()
         except asyncio.CancelledError as error:
-            current = asyncio.current_task()
-            if self._closing or (current is not None and current.cancelling()):
+            if self._ending():
                 raise
             return error  # it awaited something that was cancelled: that is a failure like another
         except Exception as error:  # noqa: BLE001 (the one place that must see every way to die)
             return error
         return None
+
+    def _ending(self) -> bool:
+        """Whether the current task was asked to end, by `close` or by the end of the loop."""
+        current = asyncio.current_task()
+        return self._closing or (current is not None and current.cancelling() > 0)
 
 
 class _BoundNotifier(sdnotify.SystemdNotifier):  # type: ignore[misc]  # sdnotify ships no types

@@ -91,13 +91,13 @@ class StatusReport:
 
     def line(self) -> str:
         """One line for people, as systemctl status shows it."""
-        outbox = self._worker.status()
+        health, outbox = self.health(), self._worker.status()
         waiting = outbox.pending + outbox.inflight
         age = "" if outbox.oldest_age_ms is None else f" (oldest {outbox.oldest_age_ms // 1000} s)"
-        parts = [self.health().status, f"{self._server.connections} clients", f"outbox {waiting}{age}"]
-        if outbox.dead:
-            parts.append(f"{outbox.dead} dead letters")
-        return ", ".join("ready" if part == "ok" else part for part in parts)
+        state = "ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state
+        clients = self._server.connections
+        parts = [state, f"{clients} client{'' if clients == 1 else 's'}", f"outbox {waiting}{age}", *health.reasons]
+        return ", ".join(parts)
 
     async def status(self) -> SystemStatus:
         """Every part in figures."""

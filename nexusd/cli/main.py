@@ -235,11 +235,12 @@ def make_app() -> typer.Typer:
 def main() -> NoReturn:
     """Run one command and exit."""
     try:
-        make_app()()
+        make_app()(prog_name="nexusctl")
     except SystemExit as exc:
         sys.exit(USAGE if exc.code == _TYPER_USAGE else exc.code)
     except RpcError as exc:
         details = [f"{field.path}: {field.expected}" for field in exc.fields]
+        details = [detail for detail in details if detail not in exc.message]  # it may have room for them
         if exc.kind == "internal_error" and exc.request_id is not None:
             details.append(f"requestId {exc.request_id}")  # all that the daemon's log can be searched for
         _complain(f"{exc.kind}: {exc.message}", *details)
@@ -301,8 +302,10 @@ def _now_ms() -> int:
 
 def _write(document: bytes | msgspec.Raw) -> None:
     """A line on standard output; a reader that went away ends the command quietly."""
+    left = memoryview(bytes(document) + b"\n")
     try:
-        sys.stdout.buffer.write(bytes(document) + b"\n")
+        while left:  # PYTHONUNBUFFERED makes this a bare write, which takes what the pipe has room for
+            left = left[sys.stdout.buffer.write(left) :]
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         # Python flushes once more at exit and would complain there.

@@ -330,7 +330,7 @@ def _method_page(method: Mapping[str, Any]) -> RenderableType:
         kind = Text(safe(str(param.get("type", ""))), style="green")
         if param.get("required"):
             kind.append("  required", style="yellow")
-        elif param.get("default") is not None:
+        elif param.get("default") is not None and not isinstance(param["default"], dict):
             kind.append(f"  default {msgspec.json.encode(param['default']).decode()}", style="dim")
         if param.get("description"):
             kind.append(f"\n{safe(str(param['description']))}", style="default")

@@ -13,12 +13,9 @@ incarnation, by which the caller sees that all must be sent again. Knows no pipe
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import time
 import uuid
-from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,25 +24,24 @@ import msgspec
 import qdrant_edge as edge
 
 from nexusd.index.durable import sync_directory, sync_tree, write_durably
+from nexusd.index.edge_payload import VERSION, edge_filter, needs_scan
+from nexusd.index.edge_shard import (
+    MIN_FREE_BYTES,
+    BrokenShardError,
+    ShardUnusableError,
+    floats,
+    load_shard,
+    make_point,
+    new_shard,
+    reason_to_fail,
+)
 from nexusd.index.journal import Journal, replay
-from nexusd.index.edge_payload import INDEXED, VERSION, edge_filter, needs_scan, stored_payload
 
 MANIFEST = "manifest.json"
 OPENING = "opening"
-LOCK_WAIT_S = 5.0  # a predecessor that was killed may still be dying
-LOCK_RETRY_S = 0.02
 MAX_FAILED_OPENINGS = 4  # a shard that kills its reader (SIGBUS, abort) raises nothing: count instead
 SEARCH_EF = 128  # candidates looked at on the way; recall 0.99 and better on clustered data at 100,000 points
-EXACT_BELOW = 10_000  # points that pass a filter up to which all are compared: 2 ms at 384 dimensions
-BUILD_THREADS = 2  # a rebuild yields to everybody, but it should end
 KEPT_BROKEN = 2  # evidence for people; more would only fill the disk
-MIN_FREE_BYTES = 64 * 1024 * 1024  # with less, a load may fail for want of room alone: the WAL takes 32 MB at a time
-# Signs that the machine, not the shard, is at fault: setting the shard aside would help nothing.
-_NOT_THE_SHARD = re.compile(
-    r"No space left|Permission denied|Too many open files|Cannot allocate memory|Read-only file system"
-    r"|Disk quota|os error (1|12|13|23|24|28|30|122)\b",
-    re.IGNORECASE,
-)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -69,10 +65,6 @@ class SpecMismatchError(Exception):
     """The collection exists with another dimension or distance."""
 
 
-class ShardUnusableError(Exception):
-    """The shard cannot be used now, for a reason that lies outside of it."""
-
-
 class EdgeCollection:
     """An open collection. Blocking; one thread."""
 
@@ -80,7 +72,7 @@ class EdgeCollection:
         self.directory = directory
         self.manifest = manifest
         self.shard = shard
-        self.hnsw_from = hnsw_from
+        self.hnsw_from = hnsw_from  # points
         self.journal = Journal(directory)
         self.touched: set[int] | None = None  # while it is a set, the ids that updates touch are added
         self.tail_floor = 0  # points that the last rebuild left without a graph; another would too
@@ -127,22 +119,15 @@ class EdgeCollection:
     def _create(cls, directory: Path, dimension: int, distance: str, hnsw_from: int) -> EdgeCollection:
         manifest = Manifest(dimension, distance, uuid.uuid4().hex, "shard-1")
         place = directory / manifest.shard
+        shard = new_shard(place, dimension, distance, hnsw_from)
         try:
-            place.mkdir(parents=True)
-            shard = edge.EdgeShard.create(str(place), shard_config(dimension, distance, hnsw_from))
-            for key, schema in INDEXED.items():
-                shard.update(edge.UpdateOperation.create_field_index(key, schema))
-            shard.flush()
-        except Exception as error:  # the engine knows no exception of its own
+            sync_tree(place)
+            write_durably(directory / MANIFEST, msgspec.json.encode(manifest))
+            sync_directory(directory.parent)
+            return cls(directory, manifest, shard, hnsw_from=hnsw_from)
+        except OSError as error:
+            shard.close()
             raise ShardUnusableError(f"cannot make {directory.name}: {error}") from error
-        sync_tree(place)
-        write_durably(directory / MANIFEST, msgspec.json.encode(manifest))
-        sync_directory(directory.parent)
-        return cls(directory, manifest, shard, hnsw_from=hnsw_from)
-
-    def check(self, dimension: int, distance: str) -> None:
-        """Raises SpecMismatchError if the collection is of another dimension or distance."""
-        self.manifest.check(self.name, dimension, distance)
 
     @property
     def name(self) -> str:
@@ -173,11 +158,13 @@ class EdgeCollection:
         return self.directory / self.manifest.shard
 
     def flush(self) -> None:
-        """Put all that was applied on disk, and begin the journal anew. Not while the journal is being synced."""
+        """Put all that was applied on disk, and begin the journal anew; not while it is being synced."""
         self.shard.flush()
         self.journal.renew()
 
-    def search(self, vector: bytes, limit: int, where: dict[str, Any] | None) -> list[tuple[int, int, float]]:
+    def search(
+        self, vector: bytes, limit: int, where: dict[str, Any] | None
+    ) -> list[tuple[int, int, float]]:
         """(id, version, score), nearest first.
 
         Raises:
@@ -185,7 +172,7 @@ class EdgeCollection:
         """
         found = self.shard.search(
             edge.SearchRequest(
-                query=edge.Query.Nearest(_floats(vector)),
+                query=edge.Query.Nearest(floats(vector)),
                 limit=limit,
                 filter=None if where is None else edge_filter(where),
                 params=edge.SearchParams(
@@ -222,20 +209,23 @@ class EdgeCollection:
         records = self.shard.retrieve([*ids], with_payload=True, with_vector=True)
         return [edge.Point(record.id, record.vector or [], record.payload) for record in records]
 
-    def adopt(self, manifest: Manifest, shard: edge.EdgeShard) -> Path:
-        """Make a rebuilt shard the valid one, durably; answers the place of the old one, to be removed.
+    def name_valid(self, manifest: Manifest) -> None:
+        """Durably make the shard that this manifest names the valid one. In any thread.
 
-        A crash before the manifest's rename leaves the old shard valid, after it the new one; both hold
+        A crash before the manifest's rename leaves the old shard valid, after it the new one; both must hold
         every acknowledged point.
 
         Raises:
-            OSError: the manifest could not be written; the old shard stays the valid one.
+            OSError: the old shard stays the valid one.
         """
         try:
             write_durably(self.directory / MANIFEST, msgspec.json.encode(manifest))
         except OSError:
             if read_manifest(self.directory) != manifest:
                 raise
+
+    def adopt(self, manifest: Manifest, shard: edge.EdgeShard) -> Path:
+        """Serve from the shard that is the valid one now; answers the place of the old one, to be removed."""
         old_shard, old_place = self.shard, self.place
         self.manifest, self.shard = manifest, shard
         self.tail_floor = self.tail()
@@ -247,52 +237,6 @@ class EdgeCollection:
         self.flush()
         self.journal.close()
         self.shard.close()
-
-
-def make_point(id_: int, version: int, vector: bytes, payload: dict[str, Any]) -> edge.Point:
-    """A point of the engine.
-
-    Raises:
-        ValueError, TypeError, OverflowError: the payload or the id cannot be stored.
-    """
-    return edge.Point(id_, _floats(vector), stored_payload(payload, version))
-
-
-def _id(point: edge.Point | edge.Record | edge.ScoredPoint) -> int:
-    """The engine also knows UUIDs; we give it integers only."""
-    return point.id  # type: ignore[return-value]
-
-
-def _floats(vector: bytes) -> list[float]:
-    return array("f", vector).tolist()
-
-
-def _version(payload: dict[str, Any] | None) -> int:
-    return int((payload or {}).get(VERSION, 0))
-
-
-def shard_config(dimension: int, distance: str, hnsw_from: int) -> edge.EdgeConfig:
-    """How a shard is laid out and when a segment gets a graph."""
-    kilobytes = dimension * 4 / 1024  # a vector
-    return edge.EdgeConfig(
-        vectors=edge.EdgeVectorParams(size=dimension, distance=getattr(edge.Distance, distance)),
-        hnsw_config=edge.HnswIndexConfig(
-            m=16,
-            ef_construct=100,
-            full_scan_threshold=max(1, round(EXACT_BELOW * kilobytes)),
-            max_indexing_threads=BUILD_THREADS,
-            payload_m=0,
-        ),
-        optimizers=edge.EdgeOptimizersConfig(
-            indexing_threshold=max(1, round(hnsw_from * kilobytes)),
-            default_segment_number=2,
-        ),
-        max_search_threads=2,
-    )
-
-
-class BrokenShardError(Exception):
-    """The shard's files cannot be loaded and never will be."""
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -307,38 +251,6 @@ def read_manifest(directory: Path) -> Manifest | None:
         return None
     except msgspec.MsgspecError as error:
         raise BrokenShardError(f"manifest: {error}") from error
-
-
-def load_shard(place: Path) -> edge.EdgeShard:
-    """Load a shard; waits for a dying predecessor to let go of it.
-
-    Raises:
-        BrokenShardError: its files are damaged or missing.
-        ShardUnusableError: not now.
-    """
-    if not place.is_dir():
-        raise BrokenShardError(f"{place.name} is missing")
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            return edge.EdgeShard.load(str(place))
-        except BaseException as error:
-            if "WouldBlock" in str(error):
-                if time.monotonic() < deadline:
-                    time.sleep(LOCK_RETRY_S)
-                    continue
-                raise ShardUnusableError(f"{place} is held by another process") from error
-            raise _reason_to_fail(error, place) from error
-
-
-def _reason_to_fail(error: BaseException, place: Path) -> BaseException:
-    """Whether the shard or the machine is at fault. A panic of the engine is no Exception, so all come here."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-        return error
-    reason = f"{type(error).__name__}: {error}"
-    if _NOT_THE_SHARD.search(reason) or shutil.disk_usage(place).free < MIN_FREE_BYTES:
-        return ShardUnusableError(reason)
-    return BrokenShardError(reason)
 
 
 def _redo(shard: edge.EdgeShard, directory: Path) -> None:
@@ -361,7 +273,7 @@ def _redo(shard: edge.EdgeShard, directory: Path) -> None:
             shard.flush()
     except BaseException as error:
         shard.close()
-        raise _reason_to_fail(error, directory) from error
+        raise reason_to_fail(error, directory) from error
 
 
 def _count_opening(directory: Path) -> None:
@@ -406,7 +318,10 @@ def _broken(directory: Path) -> list[Path]:
     return [path for path in directory.parent.iterdir() if pattern.fullmatch(path.name)]
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
+def _id(point: edge.Point | edge.Record | edge.ScoredPoint) -> int:
+    """The engine also knows UUIDs; we give it integers only."""
+    return point.id  # type: ignore[return-value]
+
+
+def _version(payload: dict[str, Any] | None) -> int:
+    return int((payload or {}).get(VERSION, 0))

@@ -23,15 +23,17 @@ import qdrant_edge as edge
 
 VERSION, TERMS, NUMBERS = "version", "terms", "numbers"
 INDEXED = {
-    # only the kind of question that is asked: every index costs flush time
-    TERMS: edge.IntegerIndexParams(lookup=True, range=False),
-    f"{NUMBERS}.createdAt": edge.IntegerIndexParams(lookup=False, range=True),
+    # Only the kind of question that is asked: every index costs flush time. Mapped rather than built up in
+    # memory: loading a shard holds everybody up, and this halves it.
+    TERMS: edge.IntegerIndexParams(lookup=True, range=False, memory=edge.Memory.Cached),
+    f"{NUMBERS}.createdAt": edge.IntegerIndexParams(lookup=False, range=True, memory=edge.Memory.Cached),
 }
 MAX_TERMS = 1024  # a point, outermost entries first: one odd payload must not swell the index
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # whole numbers of the engine
 _QUOTE_STANDS_AS = "\x01"  # the engine's paths cannot name a key with a quote in it
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _PATH_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
+_PATH = re.compile(rf"(?:{_PATH_PART.pattern})(?:\.(?:{_PATH_PART.pattern}))*")
 
 Path = tuple[str, ...]
 
@@ -132,22 +134,36 @@ def _condition(fields: dict[str, Any]) -> Any:
             return edge.HasIdCondition(set())  # one of none: nothing passes
         terms = [term(path, value) for value in fields["any_of"]]
         return edge.FieldCondition(key=TERMS, match=edge.MatchAny(any=terms))
-    bounds = {name: fields[name] for name in ("gt", "gte", "lt", "lte") if fields[name] is not None}
-    return edge.FieldCondition(key=_range_key(path), range=edge.RangeFloat(**bounds))
+    return _range(_range_key(path), fields)
+
+
+def _range(key: str, bounds: dict[str, float | None]) -> Any:
+    """One bound a side, the tighter: of two, the engine's index sees one only."""
+    gt, gte, lt, lte = (bounds[name] for name in ("gt", "gte", "lt", "lte"))
+    if gt is not None and gte is not None:
+        gt, gte = (gt, None) if gt >= gte else (None, gte)
+    if lt is not None and lte is not None:
+        lt, lte = (lt, None) if lt <= lte else (None, lte)
+    lowest, highest = gte if gt is None else gt, lte if lt is None else lt
+    inclusive = gt is None and lt is None
+    if lowest is not None and highest is not None and (
+        lowest > highest or (lowest == highest and not inclusive)
+    ):
+        return edge.HasIdCondition(set())  # nothing lies in it
+    return edge.FieldCondition(key=key, range=edge.RangeFloat(gt=gt, gte=gte, lt=lt, lte=lte))
 
 
 def parsed(key: str) -> Path:
     """The keys in a path as `nexusd.index.filters.path` writes it.
 
     Raises:
-        ValueError: there are none.
+        ValueError: it is no such path.
     """
-    parts = tuple(
+    if not _PATH.fullmatch(key):
+        raise ValueError(f"not a path into a payload: {key!r}")
+    return tuple(
         part[2] if part[2] is not None else part[1].replace('""', '"') for part in _PATH_PART.finditer(key)
     )
-    if not parts:
-        raise ValueError(f"not a path into a payload: {key!r}")
-    return parts
 
 
 def _range_key(path: Path) -> str:

@@ -6,8 +6,8 @@ lock all the while, so it comes rarely, and the file begins anew after it.
 
 What makes replaying safe: operations carry whole points, so that doing all of them again, in order, ends in
 the same state; and nothing in a file is acknowledged before the removal of the file before it is on disk, so
-that an old operation never comes back over a newer one. A frame is length, crc32, msgpack; the first that does
-not fit ends the file: it was never acknowledged.
+that an old operation never comes back over a newer one. A frame is length, crc32, msgpack; the first that
+does not fit ends the file: it was never acknowledged.
 """
 
 from __future__ import annotations

@@ -9,14 +9,16 @@ The steps, each with what a crash after it leaves behind:
     copying       updates are held back (searches are not) while the files are copied
     building      updates go on; ids that they touch are noted
     loaded        the built shard is open beside the old one, in this process
-    caught-up     every noted id was carried over as it is in the old shard, and flushed
-    adopted       the manifest names the new shard: until here the old one is valid and complete, from here
+    caught-up     every noted id was carried over as it is in the old shard, and flushed; updates wait
+    named         the manifest names the new shard: until here the old one is valid and complete, from here
                   the new one; whatever the manifest does not name is swept when the collection is opened
+    adopted       searches go to the new shard, updates go on
     removed       the old shard is gone
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -27,9 +29,10 @@ from functools import partial
 import msgspec
 import qdrant_edge as edge
 
-from nexusd.index.background import Background
+from nexusd.index.background import Background, Then
 from nexusd.index.durable import sync_tree
-from nexusd.index.edge_collection import BrokenShardError, EdgeCollection, ShardUnusableError, load_shard
+from nexusd.index.edge_collection import EdgeCollection
+from nexusd.index.edge_shard import BrokenShardError, ShardUnusableError, load_shard
 
 REBUILD_PROCESS = "nexusd.index.rebuild_process"
 CARRIED_AT_ONCE = 128  # points carried over in one step: about 4 ms at 384 dimensions
@@ -51,14 +54,18 @@ class Rebuild:
         self._background = background
         self._reached = reached
         self._shard: edge.EdgeShard | None = None
-        self._written = False  # what was carried over, to the files
-        self._writing = False
+        self._busy = False  # with something in a thread
+        self._cleaned = False
+        self._named = False
+        self._named_error: BaseException | None = None
         number = int(collection.manifest.shard.rpartition("-")[2]) + 1
         self._manifest = msgspec.structs.replace(collection.manifest, shard=f"shard-{number}")
         self._place = collection.directory / self._manifest.shard
         shutil.rmtree(self._place, ignore_errors=True)  # of an attempt that failed
+        arguments = [collection.place, self._place, collection.manifest.dimension]
+        arguments += [collection.manifest.distance, collection.hnsw_from]
         self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-m", REBUILD_PROCESS, str(collection.place), str(self._place)],
+            [sys.executable, "-m", REBUILD_PROCESS, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -86,7 +93,7 @@ class Rebuild:
     @property
     def wants_to_step(self) -> bool:
         """Whether `step` has something to do now."""
-        return self.built and not self.done and not self._writing
+        return self.built and not self.done and not self._busy
 
     def listen(self) -> None:
         """Take what the other process says; its first word leads to the copy, before it comes a flush.
@@ -129,40 +136,56 @@ class Rebuild:
             raise RebuildFailedError("the rebuilding process went away") from error
 
     def step(self) -> None:
-        """Carry over a few changes; or, when none is left, write them to disk; or, when that is done, adopt.
+        """The next short piece, or the beginning of a longer one in a thread.
 
         Raises:
-            RebuildFailedError: the built shard does not take them, or the manifest cannot be written.
+            RebuildFailedError: the built shard does not take the changes, or the manifest cannot be written.
         """
         shard, touched = self._shard, self.collection.touched
         if shard is None or touched is None:
             return
+        if self._named_error is not None:
+            raise RebuildFailedError(f"the manifest cannot be written: {self._named_error}")
+        if self._named:
+            self._adopt(shard)
+            return
         try:
             if touched:
                 self._carry(shard, [touched.pop() for _ in range(min(CARRIED_AT_ONCE, len(touched)))])
-            elif not self._written:
-                # Most of what the flush will wait for is done in a thread; new changes may come meanwhile.
-                self._writing = True
-                self._background.run(partial(sync_tree, self._place), self._after_writing)
-            else:
+                return
+            if self._cleaned:
                 shard.flush()
-                self._adopt(shard)
-        except RebuildFailedError:
-            raise
         except Exception as error:  # the engine knows no exception of its own
             raise RebuildFailedError(f"the built shard does not take the changes: {error}") from error
+        if self._cleaned:
+            self._reached("caught-up")
+            self.holds_updates = True  # or the new shard would lack them
+            self._in_thread(self._name, self._after_naming)
+        else:
+            # Most of what the flush will wait for is done here; more changes may come meanwhile.
+            self._in_thread(partial(sync_tree, self._place), self._after_cleaning)
 
-    def _after_writing(self, _error: BaseException | None) -> None:
+    def _in_thread(self, work: Callable[[], None], then: Then) -> None:
+        self._busy = True
+        self._background.run(work, then)
+
+    def _after_cleaning(self, _error: BaseException | None) -> None:
         """Whatever happened: the flush itself counts."""
-        self._writing, self._written = False, True
-        self._reached("caught-up")
+        self._busy, self._cleaned = False, True
+
+    def _name(self) -> None:
+        self.collection.name_valid(self._manifest)
+        self._reached("named")
+        with contextlib.suppress(OSError):  # only so that closing the old one waits for nothing
+            sync_tree(self.collection.place)
+
+    def _after_naming(self, error: BaseException | None) -> None:
+        self._busy, self._named, self._named_error = False, True, error
 
     def _adopt(self, shard: edge.EdgeShard) -> None:
-        try:
-            old_place = self.collection.adopt(self._manifest, shard)
-        except OSError as error:
-            raise RebuildFailedError(f"the manifest cannot be written: {error}") from error
+        old_place = self.collection.adopt(self._manifest, shard)
         self.collection.touched = None
+        self.holds_updates = False
         self.done = True
         self._reached("adopted")
         self._background.run(partial(shutil.rmtree, old_place, ignore_errors=True), self._after_removing)
@@ -182,7 +205,12 @@ class Rebuild:
             shard.update(edge.UpdateOperation.delete_points(gone))
 
     def abandon(self) -> None:
-        """Give up; the old shard serves on."""
+        """Give up; the old shard serves on. Too late for that when the manifest names the new one already."""
+        while self._busy:
+            self._background.wait()
+            self._background.finish()
+        if self._named and self._named_error is None and not self.done and self._shard is not None:
+            self._adopt(self._shard)
         self.holds_updates = False
         if self.done:
             return

@@ -7,7 +7,8 @@ Owns the copy until it says that it is done. Talks with the serving process in w
     copied   ->             updates may go on
     done     ->             the copy is optimised and on disk, and this process ends
 
-Started as `python -m nexusd.index.rebuild_process SOURCE TARGET`. Any failure: a sentence on stderr, exit 1.
+Started as `python -m nexusd.index.rebuild_process SOURCE TARGET DIMENSION DISTANCE HNSW_FROM`. Any failure:
+a sentence on stderr and another exit code than 0.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import qdrant_edge as edge
 
 from nexusd.child_channel import become_child, lower_priority
 from nexusd.index.durable import sync_tree
+from nexusd.index.edge_shard import shard_config
 
 NICENESS = 19
 
@@ -32,13 +34,14 @@ def main() -> None:
     if os.getppid() != serving_process:  # it died before its death could reach us
         sys.exit(1)
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    config = shard_config(int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
     print("ready", flush=True)  # noqa: T201  stdout is the way to speak here
     if sys.stdin.readline() != "copy\n":
         sys.exit(1)
     shutil.copytree(source, target)
     print("copied", flush=True)  # noqa: T201
     lower_priority(NICENESS)  # only now: updates wait while the copy is taken
-    shard = edge.EdgeShard.load(str(target))
+    shard = edge.EdgeShard.load(str(target), config)  # as it should be now, not when it was made
     shard.optimize()
     shard.flush()
     shard.close()

@@ -22,10 +22,10 @@ from nexusd.child_channel import ChildChannel, become_child
 from nexusd.index.background import Background
 from nexusd.index.edge_collection import (
     EdgeCollection,
-    ShardUnusableError,
     SpecMismatchError,
     remove_collection,
 )
+from nexusd.index.edge_shard import ShardUnusableError
 from nexusd.index.rebuild import Reached
 from nexusd.index.rebuild_schedule import RebuildSchedule
 from nexusd.index.request import RefusedError, Request

@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from nexusd.child_channel import ChildChannel
 from nexusd.index.background import Background
 from nexusd.index.durable import sync_tree
-from nexusd.index.edge_collection import EdgeCollection, make_point
+from nexusd.index.edge_collection import EdgeCollection
+from nexusd.index.edge_shard import make_point
 from nexusd.index.request import RefusedError, Request
 
 SLICE = 64  # points applied in one piece: 1 to 2 ms at 384 dimensions

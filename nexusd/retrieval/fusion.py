@@ -82,7 +82,7 @@ def _normalised(engine: Candidates, ids: Set[int]) -> dict[int, EngineScore]:
     # fsum, because a plain sum depends on the order of the candidates in its last digits
     mean = math.fsum(heights) / len(heights)
     deviation = math.sqrt(math.fsum((height - mean) ** 2 for height in heights) / len(heights))
-    tells = deviation > ROUNDING * max(heights)
+    tells = deviation > ROUNDING * max(map(abs, found.values()))
     best_first = sorted(found.items(), key=lambda item: (-item[1], -item[0]))
     return {
         id_: EngineScore(rank=place, score=score, normalised=(score - floor) / deviation if tells else 0.0)

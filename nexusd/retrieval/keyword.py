@@ -23,9 +23,9 @@ class KeywordAnswer:
 def find_by_words(db: Connection, query: str, where: MemoryFilter, depth: int) -> KeywordAnswer:
     """Ask for any of the query's terms, the rarest first under the budget of rows; the `depth` best."""
     terms = choose_terms(count_term_rows(db, query_terms(query)))
-    matches = match_episodes(db, terms.asked, where, depth)
+    matches = match_episodes(db, terms.asked, terms.dropped, where, depth)
     cut_off = len(matches) == depth
     # Not cut off: every other row holds none of the terms. That is knowledge, and makes the only row that
-    # holds a rare word stand out. (A dropped term is a common one, worth next to nothing.)
+    # holds a rare word stand out. (One may hold a dropped term; that is a common one, and worth little.)
     absent = None if cut_off else 0.0
     return KeywordAnswer(Candidates({match.id: match.score for match in matches}, absent), terms, cut_off)

@@ -77,7 +77,8 @@ def search_episodes(db: Connection, params: SearchEpisodes) -> Listing[EpisodeMa
     """
     where = MemoryFilter(session_id=params.session_id)
     if params.syntax == "plain":
-        matches = _match(db, all_words(params.query), where, params.limit)
+        expression = all_words(params.query)
+        matches = _match(db, expression, where, params.limit) if expression else []
     else:
         try:
             matches = _match(db, params.query, where, params.limit)
@@ -103,9 +104,22 @@ def count_term_rows(db: Connection, terms: Sequence[str]) -> dict[str, int]:
     return {term: min((rows[stem] for stem in parts), default=0) for term, parts in stems.items()}
 
 
-def match_episodes(db: Connection, terms: Sequence[str], where: MemoryFilter, limit: int) -> list[TextMatch]:
-    """The `limit` best among the exchanges that hold any of the terms and pass the filter, best first."""
-    return _match(db, " OR ".join(_quoted(terms)), where, limit) if terms else []
+def match_episodes(
+    db: Connection, terms: Sequence[str], bonus_terms: Sequence[str], where: MemoryFilter, limit: int
+) -> list[TextMatch]:
+    """The `limit` best among the exchanges that hold any of the terms and pass the filter, best first.
+
+    A bonus term adds to the score of an exchange that holds one of the terms, and finds none by itself: that
+    costs a fraction of what finding by it would.
+    """
+    if not terms:
+        return []
+    expression = any_word(terms)
+    if bonus_terms:
+        # FTS5 has no optional words. The second part holds wherever the first does; it is there for its
+        # score, in which the terms of the first count twice.
+        expression = f"({expression}) AND ({any_word((*terms, *bonus_terms))})"
+    return _match(db, expression, where, limit)
 
 
 def place_episodes(db: Connection, ids: Iterable[int]) -> dict[int, EpisodePlace]:
@@ -116,13 +130,18 @@ def place_episodes(db: Connection, ids: Iterable[int]) -> dict[int, EpisodePlace
     return {id_: EpisodePlace(created_at, previous) for id_, created_at, previous in places}
 
 
+def any_word(words: Iterable[str]) -> str:
+    """An FTS5 expression that asks for any of the words; nothing in them is syntax."""
+    return " OR ".join(_quoted(words))
+
+
 def all_words(query: str) -> str:
     """An FTS5 expression that asks for every word of the query; nothing in it is syntax.
 
     A word of several tokens ("well-known") must be found as it stands; one of none ("-", an emoji) is
     nothing.
     """
-    return " ".join(_quoted(query.replace("\0", " ").split()))  # FTS5 reads its expression up to a NUL
+    return " ".join(_quoted(query.replace("\0", " ").split()))
 
 
 def _stems(tokenizer: apsw.FTS5Tokenizer, term: str) -> list[str]:
@@ -133,7 +152,8 @@ def _stems(tokenizer: apsw.FTS5Tokenizer, term: str) -> list[str]:
 
 
 def _quoted(words: Iterable[str]) -> Iterable[str]:
-    return ('"' + word.replace('"', '""') + '"' for word in words)
+    # FTS5 reads its expression only up to a NUL
+    return ('"' + word.replace("\0", " ").replace('"', '""') + '"' for word in words)
 
 
 def _match(db: Connection, expression: str, where: MemoryFilter, limit: int) -> list[TextMatch]:

@@ -34,8 +34,8 @@ seq IN (
     SELECT o.seq FROM json_each(?) claimed JOIN outbox o ON o.seq = claimed.value ->> 0
     WHERE o.version = claimed.value ->> 1 AND o.op = claimed.value ->> 2 AND o.state = 'inflight')"""
 
-# take the oldest entries that are due (the index named, or SQLite would sort a whole collection); one that should wait longer than any backoff lasts was postponed
-# before the wall clock was set back, and is due
+# take the oldest entries that are due; one that should wait longer than any backoff lasts was postponed
+# before the wall clock was set back, and is due. The index is named, or SQLite would sort a whole collection.
 CLAIM = f"""
 UPDATE outbox SET state = 'inflight'
 WHERE seq IN (

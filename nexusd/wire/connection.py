@@ -58,7 +58,7 @@ class State(Enum):
     OPEN = "open"               # requests
     DRAINING = "draining"       # requests still, and the close when none is under way
     DISCARDING = "discarding"   # nothing: an error ended it, or the peer's end of stream was reached
-    CLOSED = "closed"
+    CLOSED = "closed"           # nothing; at most what was written still goes out
 
 
 class Connection(asyncio.Protocol):
@@ -144,6 +144,7 @@ class Connection(asyncio.Protocol):
         self._writable = True
         if self._state is not State.CLOSED:
             self._start_requests()
+            self._close_if_done()
 
     # --- what the server calls ---
 
@@ -163,19 +164,16 @@ class Connection(asyncio.Protocol):
         if self._linger_until_s is not None:
             if now_s >= self._linger_until_s:
                 self._transport.abort()
-        elif not self._writable:
+        elif not self._writable or self._state is State.CLOSED:
             self._check_stall(now_s)
-        elif self._in_flight or self._state is not State.OPEN:
-            return
-        elif not self._began:
-            if now_s - self._active_s >= limits.first_byte_timeout_s:
-                self._transport.close()
-        elif self._partial_since_s is not None:
+        elif self._partial_since_s is not None and self._reading:
             timeout_s = limits.partial_frame_timeout_s
             if now_s - self._partial_since_s >= timeout_s:
                 self._end_with(ParseError(f"The message was not finished within {timeout_s:g} s."))
-        elif now_s - self._active_s >= limits.idle_timeout_s:
-            self._transport.close()
+        elif not self._in_flight and self._state is State.OPEN:
+            timeout_s = limits.idle_timeout_s if self._began else limits.first_byte_timeout_s
+            if now_s - self._active_s >= timeout_s:
+                self._close()
 
     # --- requests ---
 
@@ -264,8 +262,18 @@ class Connection(asyncio.Protocol):
     def _close_if_done(self) -> None:
         if self._in_flight or self._state is State.CLOSED:
             return
-        if self._ended or self._state is State.DRAINING:
-            self._transport.close()     # sends what is buffered first
+        if self._state is State.DRAINING or (self._ended and self._takes_no_more()):
+            self._close()
         elif self._state is State.DISCARDING and self._linger_until_s is None:
             self._linger_until_s = self._loop.time() + LINGER_S
             self._transport.write_eof()
+
+    def _takes_no_more(self) -> bool:
+        return self._state is State.DISCARDING or self._frames.exhausted
+
+    def _close(self) -> None:
+        """Take nothing more; what is buffered is sent first, as long as the client reads it."""
+        self._state = State.CLOSED
+        self._stalled_since_s = self._loop.time()
+        self._stalled_bytes = self._transport.get_write_buffer_size()
+        self._transport.close()

@@ -4,7 +4,8 @@ Owns the way of a request through jsonrpcserver: roles, the gate, validation, th
 figures and the slow-request log. Knows no socket and no resource. Parameters and results are never logged.
 
 jsonrpcserver is given one request at a time, already parsed and checked: its own parser, validator and
-batches lose ids, order and limits. The adapters never raise, so that it has nothing to log or to leak.
+batches lose ids, order and limits. The adapters never raise and always succeed, with the `result` or the
+`error` member of the reply, so that it has nothing to log, to word or to leak.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import inspect
 import itertools
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from jsonrpcserver import Error, Success, async_dispatch_to_serializable
-from msgspec import Raw
+from jsonrpcserver import Success, async_dispatch_to_response
+from msgspec import Raw, Struct
 
 from nexusd.clock import Clock, SystemClock
 from nexusd.config import LimitsConfig
@@ -27,7 +27,7 @@ from nexusd.wire.counters import Counters
 from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
 from nexusd.wire.gate import Gate
 from nexusd.wire.methods import Call, Method, MethodTable, Principal, Role
-from nexusd.wire.replies import encode, error_data, error_reply
+from nexusd.wire.replies import encode, error_object, error_reply
 from nexusd.wire.validation import validate
 
 ALWAYS_ANSWERED = frozenset({"health"})     # also while starting and stopping: that is when people ask
@@ -44,8 +44,7 @@ class _AnyArguments(inspect.Signature):
         return inspect.BoundArguments(self, OrderedDict())
 
 
-@dataclass(slots=True)
-class _Exchange:
+class _Exchange(Struct, frozen=True):
     """What an adapter needs of the request that it answers; jsonrpcserver's context."""
 
     params: dict[str, Any] | list[Any]
@@ -77,18 +76,18 @@ class _Adapter:
                 self._forbid(principal)
             params = validate(method.params, exchange.params, positions=self._positions)
             result = await method.handler(Call(principal, exchange.request_id), params)
-            reply = Success(result if result.__class__ is Raw else Raw(encode(result)))
+            outcome: dict[str, Any] = {"result": result if result.__class__ is Raw else Raw(encode(result))}
         except Exception as error:  # noqa: BLE001 - the boundary
             known = dispatcher.known(error, method.name, exchange.request_id)
             self._count.errors[known.kind] = self._count.errors.get(known.kind, 0) + 1
-            reply = Error(known.code, known.message, error_data(known, exchange.request_id))
+            outcome = {"error": error_object(known, exchange.request_id)}
         seconds = dispatcher.clock.monotonic_s() - began
         self._count.count += 1
         self._count.seconds += seconds
         if seconds >= dispatcher.slow_s:
             dispatcher.log.warning("slow request", method=method.name, request_id=exchange.request_id,
                                    principal=principal.name, duration_ms=round(seconds * 1000, 1))
-        return reply
+        return Success(outcome)
 
     def _forbid(self, principal: Principal) -> None:
         name, role = self._method.name, self._method.role
@@ -110,7 +109,7 @@ class _UnknownMethod:
         error = MethodNotFound(f"There is no method {name}; `help` lists those there are.")
         self._count.count += 1
         self._count.errors[error.kind] = self._count.errors.get(error.kind, 0) + 1
-        return Error(error.code, error.message, error_data(error, exchange.request_id))
+        return Success({"error": error_object(error, exchange.request_id)})
 
 
 class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
@@ -129,8 +128,20 @@ class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
         return adapter
 
 
+_dispatch: Any = async_dispatch_to_response     # its annotations know only text and plain dicts
+
+
 def _as_is(value: Any) -> Any:
     return value
+
+
+def _reply_bytes(success: Any) -> bytes:
+    return encode({"jsonrpc": "2.0", **success.result, "id": success.id})
+
+
+def _encode_response(response: Any) -> Any:
+    """The reply's bytes. To jsonrpcserver every adapter succeeds; what it made itself would stay as it is."""
+    return response.bind(_reply_bytes)
 
 
 class Dispatcher:
@@ -162,8 +173,7 @@ class Dispatcher:
         try:
             message = read_message(frame, max_depth=self._limits.max_depth, max_batch=self._limits.max_batch)
             if isinstance(message, Request):
-                reply = await self._answer(message, principal)
-                return None if reply is None else encode(reply)
+                return await self._answer(message, principal)
             if isinstance(message, Refused):
                 return error_reply(message.id, message.error, self._next_id())
             return await self._answer_batch(message, principal)
@@ -192,17 +202,20 @@ class Dispatcher:
                 continue
             reply = await self._answer(element, principal)
             if reply is not None:
-                replies.append(Raw(encode(reply)))
+                replies.append(Raw(reply))
         return encode(replies) if replies else None
 
-    async def _answer(self, request: Request, principal: Principal) -> Any:
+    async def _answer(self, request: Request, principal: Principal) -> bytes | None:
         checked: dict[str, Any] = {"method": request.method}
         if request.id is not NO_ID:
             checked["id"] = request.id
-        return await async_dispatch_to_serializable(
+        reply = await _dispatch(
             checked, self._adapters, context=_Exchange(request.params, principal, self._next_id()),
-            deserializer=_as_is, validator=_as_is,
+            deserializer=_as_is, validator=_as_is, post_process=_encode_response,
         )
+        if reply is not None and not isinstance(reply, bytes):
+            raise TypeError("jsonrpcserver answered in place of an adapter")
+        return reply
 
     def _next_id(self) -> str:
         return f"{self._id_prefix}-{next(self._ids)}"

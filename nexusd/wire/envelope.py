@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import jiter
+from msgspec import Struct
 
 from nexusd.errors import InvalidRequest, ParseError, RpcError, TooLarge
 
@@ -37,8 +37,7 @@ class _Absent:
 NO_ID: Final = _Absent()    # null is a valid id, so absence needs another value
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One request as it came: `id` is NO_ID in a notification; `params` is {} where there were none."""
 
     method: str
@@ -46,8 +45,7 @@ class Request:
     id: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Something in place of a request that is none: the error, and its id where it had a valid one."""
 
     error: RpcError

@@ -54,6 +54,11 @@ class Server:
         return self._admitted
 
     @property
+    def peers(self) -> int:
+        """Users and addresses that they come from."""
+        return len(self._per_peer)
+
+    @property
     def requests(self) -> int:
         """Frames being answered at the moment."""
         return len(self._requests)

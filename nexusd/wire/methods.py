@@ -18,16 +18,14 @@ from nexusd.model.fields import Params
 Role = Literal["read", "write", "admin"]
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(Struct, frozen=True):
     """Who is calling: a stable name (such as `uid:1000`) and the role it has."""
 
     name: str
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One request on its way: who sent it, and the id under which the log knows it."""
 
     principal: Principal

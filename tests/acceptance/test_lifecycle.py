@@ -52,7 +52,7 @@ def test_a_second_daemon_on_the_same_data_is_refused(daemon: Daemon) -> None:
         env={**os.environ, "NEXUSD_SERVER__TCP__ENABLED": "false"},
     )
     assert second.returncode == 78
-    assert "another" in second.stderr
+    assert "Another nexusd holds" in second.stderr
     assert "Traceback" not in second.stderr
     with Client(daemon.socket_path) as client:
         assert client.call("health")["status"] == "ok"
@@ -109,7 +109,7 @@ def test_status_line_reaches_systemd(tmp_path: Path) -> None:
         daemon.launch({"NOTIFY_SOCKET": str(notify)})
         with daemon:
             assert listener.recv(4096) == b"READY=1"
-            assert listener.recv(4096).startswith(b"STATUS=ready, 0 clients, outbox 0")
+            assert listener.recv(4096).startswith(b"STATUS=ready, ")
             assert daemon.terminate() == 0
         rest = []
         listener.setblocking(False)

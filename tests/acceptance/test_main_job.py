@@ -142,7 +142,7 @@ def test_create_many_answers_each_item_with_its_row_or_its_own_error(client: Cli
 def test_nexusctl_stores_and_finds(daemon: Daemon) -> None:
     def nexusctl(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "nexusd.cli.main", "--socket", str(daemon.socket_path), *arguments],
+            [sys.executable, "-c", "import sys; from nexusd.cli.main import main; sys.exit(main())", "--socket", str(daemon.socket_path), *arguments],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60,
         )
 

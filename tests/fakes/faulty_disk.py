@@ -11,7 +11,7 @@ BROKEN = apsw.IOError
 
 
 class FaultyDisk(apsw.VFS):
-    """The real file system, until `fail_writes` or `fail_syncs` says otherwise. Real locks, real shared memory."""
+    """The real file system with its locks and shared memory, until `write_error` or `sync_error` is set."""
 
     def __init__(self, name: str) -> None:
         self.vfs_name = name

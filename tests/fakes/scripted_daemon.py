@@ -19,8 +19,10 @@ from typing import Any
 Act = Callable[["ScriptedDaemon", asyncio.StreamWriter, dict[str, Any]], Awaitable[None]]
 
 WRITES = {"sessions.create", "episodes.create"}
-READS = {"help", "echo", "health", "sessions.getByExternalId", "episodes.get", "memory.search", "memory.context",
-         "system.status", "outbox.wait"}  # fmt: skip
+READS = {
+    "help", "echo", "health", "sessions.getByExternalId", "episodes.get", "memory.search", "memory.context",
+    "system.status", "outbox.wait",
+}  # fmt: skip
 
 
 class Refused(Exception):  # noqa: N818
@@ -164,8 +166,10 @@ class ScriptedDaemon:
         external = params["externalId"]
         if external in self.sessions:
             raise Refused(-32011, "conflict", "Something of this name exists already.")
-        self.sessions[external] = {"id": len(self.sessions) + 1, "externalId": external, "name": None,
-                                   "projectId": None, "metadata": {}, "createdAt": 1, "updatedAt": 1}  # fmt: skip
+        self.sessions[external] = {
+            "id": len(self.sessions) + 1, "externalId": external, "name": None, "projectId": None,
+            "metadata": {}, "createdAt": 1, "updatedAt": 1,
+        }  # fmt: skip
         return self.sessions[external]
 
     def _sessions_getByExternalId(self, params: dict[str, Any]) -> Any:  # noqa: N802 (the method's name)
@@ -176,8 +180,10 @@ class ScriptedDaemon:
 
     def _episodes_create(self, params: dict[str, Any]) -> Any:
         params.pop("waitFor", None)
-        episode = {"id": len(self.episodes) + 1, "tokenCount": None, "metadata": {}, "version": 1,
-                   "createdAt": 1_700_000_000_000, "updatedAt": 1_700_000_000_000, "vector": "pending", **params}  # fmt: skip
+        episode = {
+            "id": len(self.episodes) + 1, "tokenCount": None, "metadata": {}, "version": 1,
+            "createdAt": 1_700_000_000_000, "updatedAt": 1_700_000_000_000, "vector": "pending", **params,
+        }  # fmt: skip
         self.episodes.append(episode)
         return episode
 
@@ -257,7 +263,9 @@ async def does_it_and_hangs_up(
     writer.transport.abort()
 
 
-async def stays_silent(_daemon: ScriptedDaemon, _writer: asyncio.StreamWriter, _request: dict[str, Any]) -> None:
+async def stays_silent(
+    _daemon: ScriptedDaemon, _writer: asyncio.StreamWriter, _request: dict[str, Any]
+) -> None:
     """Never answer."""
 
 

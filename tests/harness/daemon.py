@@ -26,6 +26,7 @@ class Daemon:
         self.log_path = data.parent / f"{data.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.start_s = 0.0
+        self._notify: socket.socket | None = None
         self._settings = {"NEXUSD_SERVER__TCP__ENABLED": "false", **(settings or {})}
         self._notify_path = data.parent / f"{data.name}.notify"
         data.mkdir(parents=True, exist_ok=True)
@@ -33,24 +34,26 @@ class Daemon:
     def start(self, *, timeout_s: float = 30.0) -> Daemon:
         """Start it and wait until it is ready."""
         self._notify_path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.bind(str(self._notify_path))
-            notify.settimeout(0.2)
-            began = time.monotonic()
-            self.launch({"NOTIFY_SOCKET": str(self._notify_path)})
-            assert self.process is not None
-            while True:
-                if self.process.poll() is not None:
-                    raise DaemonFailed(f"ended with {self.process.returncode}\n{self.log_tail()}")
-                if time.monotonic() - began > timeout_s:
-                    self.kill()
-                    raise DaemonFailed(f"not ready after {timeout_s} s\n{self.log_tail()}")
-                try:
-                    if "READY=1" in notify.recv(4096).decode().split("\n"):
-                        break
-                except TimeoutError:
-                    continue
-            self.start_s = time.monotonic() - began
+        if self._notify is not None:
+            self._notify.close()
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # open as long as it runs, as systemd's is
+        self._notify.bind(str(self._notify_path))
+        self._notify.settimeout(0.2)
+        began = time.monotonic()
+        self.launch({"NOTIFY_SOCKET": str(self._notify_path)})
+        assert self.process is not None
+        while True:
+            if self.process.poll() is not None:
+                raise DaemonFailed(f"ended with {self.process.returncode}\n{self.log_tail()}")
+            if time.monotonic() - began > timeout_s:
+                self.kill()
+                raise DaemonFailed(f"not ready after {timeout_s} s\n{self.log_tail()}")
+            try:
+                if "READY=1" in self._notify.recv(4096).decode().split("\n"):
+                    break
+            except TimeoutError:
+                continue
+        self.start_s = time.monotonic() - began
         return self
 
     def launch(self, environ: Mapping[str, str] | None = None) -> None:
@@ -105,6 +108,9 @@ class Daemon:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._notify is not None:
+            self._notify.close()
+            self._notify = None
         if self.process is not None and self.process.poll() is None:
             try:
                 self.terminate()

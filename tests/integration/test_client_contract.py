@@ -141,7 +141,9 @@ def test_message_larger_than_any_buffer_arrives_whole_in_both_directions(client:
     assert client.call("echo", text=text) == {"text": text}
 
 
-def test_notifications_go_to_the_callback_and_not_to_a_caller(make: MakeClient, daemon: ScriptedDaemon) -> None:
+def test_notifications_go_to_the_callback_and_not_to_a_caller(
+    make: MakeClient, daemon: ScriptedDaemon
+) -> None:
     seen: list[Notification] = []
     client = make(daemon.address, on_notification=seen.append)
     client.call("echo")
@@ -176,7 +178,8 @@ def test_kind_of_a_newer_daemon_is_kept(client: Client, daemon: ScriptedDaemon) 
     daemon.acts["echo"] = [refuses(-32077, "moon_phase", "Not tonight.")]
     with pytest.raises(RpcError) as caught:
         client.call("echo")
-    assert (caught.value.kind, caught.value.code, caught.value.message) == ("moon_phase", -32077, "Not tonight.")
+    said = (caught.value.kind, caught.value.code, caught.value.message)
+    assert said == ("moon_phase", -32077, "Not tonight.")
 
 
 def test_error_that_names_no_request_belongs_to_the_only_one_on_the_way(
@@ -312,7 +315,9 @@ def test_daemon_that_was_restarted_is_found_again(client: Client, daemon: Script
     assert len(daemon.episodes) == 2
 
 
-def test_nobody_listening_is_a_failed_connection_that_names_the_place(make: MakeClient, tmp_path: Path) -> None:
+def test_nobody_listening_is_a_failed_connection_that_names_the_place(
+    make: MakeClient, tmp_path: Path
+) -> None:
     with pytest.raises(ConnectionFailed, match=r"nowhere\.sock: No such file or directory"):
         make(tmp_path / "nowhere.sock").call("echo")
 
@@ -397,7 +402,9 @@ def test_remember_makes_the_session_once(client: Client, daemon: ScriptedDaemon)
     assert (first.session_id, second.session_id, second.token_count) == (1, 1, 3)
 
 
-def test_remember_takes_a_session_that_somebody_else_just_made(client: Client, daemon: ScriptedDaemon) -> None:
+def test_remember_takes_a_session_that_somebody_else_just_made(
+    client: Client, daemon: ScriptedDaemon
+) -> None:
     async def another_was_quicker(
         daemon: ScriptedDaemon, writer: asyncio.StreamWriter, request: dict[str, Any]
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from nexusd.errors import (
 from nexusd.model.episodes import CreateEpisode, Episode, NewEpisode
 from nexusd.model.fields import MAX_PAGE
 from nexusd.model.sessions import CreateSession, ListSessions, Session
-from nexusd.store.connection import Connection, open_writer
+from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.episodes import count_episodes, insert_episode, select_episode
 from nexusd.store.idempotency import Receipt
@@ -36,6 +37,10 @@ from nexusd.store.sessions import insert_session, list_sessions, select_session
 pytestmark = pytest.mark.anyio
 
 FOR_EVER = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+def names(directory: Path) -> set[str]:
+    return {file.name for file in directory.iterdir()}
 
 
 async def gather_behind(database: Database, gate: Gate) -> asyncio.Task[None]:
@@ -65,8 +70,9 @@ async def test_what_gathers_is_one_commit_and_each_gets_its_own_answer(tmp_path:
         session = await new_session(database)
         gate = Gate()
         held = await gather_behind(database, gate)
-        writes = [asyncio.create_task(database.write(insert_episode, said(session, f"m{i}"), i)) for i in range(100)]
-        writes[50:50] = [asyncio.create_task(database.write(insert_session, CreateSession(external_id="s"), 1))]
+        news = [said(session, f"m{i}") for i in range(100)]
+        writes = [asyncio.create_task(database.write(insert_episode, new, 1)) for new in news]
+        writes[50:50] = [asyncio.create_task(new_session(database, session.external_id))]
         missing = CreateEpisode(session_id=99, user_message="x", ai_response="")
         writes.append(asyncio.create_task(database.write(insert_episode, missing, 1)))
         await asyncio.sleep(0)
@@ -75,7 +81,8 @@ async def test_what_gathers_is_one_commit_and_each_gets_its_own_answer(tmp_path:
         answers = await asyncio.gather(held, *writes, return_exceptions=True)
         episodes = [answer for answer in answers if isinstance(answer, Episode)]
         assert [e.user_message for e in episodes] == [f"m{i}" for i in range(100)]
-        assert {type(a) for a in answers if not isinstance(a, Episode)} == {type(None), Conflict, SessionNotFound}
+        others = {type(answer) for answer in answers} - {Episode}
+        assert others == {type(None), Conflict, SessionNotFound}
         assert database.peek(count_episodes) == 100
         assert database.progress().largest_batch > 50
         assert database.progress().batches - before < 10
@@ -216,9 +223,10 @@ async def test_closing_writes_what_was_queued_and_leaves_one_file(tmp_path: Path
         assert all(write.done() for write in writes)
         with pytest.raises(RuntimeError):
             await database.write(set_meta, "late", "v")
-    assert {file.name for file in tmp_path.iterdir()} == {"nexus.db", "nexus.db.lock"}
+    assert names(tmp_path) == {"nexus.db", "nexus.db.lock"}
     async with open_database(path) as database:
-        assert await database.read(lambda db: db.execute("SELECT count(*) FROM meta WHERE key LIKE 'k%'").get) == 300
+        count = "SELECT count(*) FROM meta WHERE key LIKE 'k%'"
+        assert await database.read(lambda db: db.execute(count).get) == 300
         assert await database.write(check_integrity) == []
 
 
@@ -246,8 +254,9 @@ async def test_a_second_daemon_is_kept_out_until_the_first_has_gone(tmp_path: Pa
 
 
 async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    database = Database(tmp_path / "no" / "nexus.db", StorageConfig(), SystemClock(), on_fatal=lambda _error: None)
-    with pytest.raises(DataDirectoryError, match="no/nexus.db"):
+    path = tmp_path / "no" / "nexus.db"
+    database = Database(path, StorageConfig(), SystemClock(), on_fatal=lambda _error: None)
+    with pytest.raises(DataDirectoryError, match=re.escape(str(path))):
         await database.open()
 
 
@@ -259,7 +268,7 @@ async def test_a_refused_file_is_left_as_it_was_and_its_lock_is_given_back(tmp_p
         with pytest.raises(DatabaseRefusedError):
             await database.open()
     assert path.read_bytes() == b"my diary\n" * 100
-    assert {file.name for file in tmp_path.iterdir()} == {"nexus.db", "nexus.db.lock"}
+    assert names(tmp_path) == {"nexus.db", "nexus.db.lock"}
 
 
 async def test_idle_writer_empties_the_wal(tmp_path: Path) -> None:
@@ -270,7 +279,7 @@ async def test_idle_writer_empties_the_wal(tmp_path: Path) -> None:
         assert database.stats().writer.wal_bytes > 0
         wal = path.with_name("nexus.db-wal")
         async with asyncio.timeout(30):
-            while wal.stat().st_size:       # the writer turns once a second; nothing tells of it
+            while wal.stat().st_size:  # noqa: ASYNC110, RUF100 - the writer turns once a second, unannounced
                 await asyncio.sleep(0.05)
         assert database.stats().writer.wal_bytes == 0
         assert database.progress().turn_age_s < 5
@@ -299,9 +308,9 @@ async def test_a_visitor_that_locks_the_database_makes_writes_busy_not_lost(
         await database.write(set_meta, "k", "v")
 
 
-async def test_an_older_schema_is_brought_up_after_the_hook(tmp_path: Path) -> None:
-    path = tmp_path / "nexus.db"
+async def test_a_new_database_needs_no_backup_before_its_first_migration(tmp_path: Path) -> None:
     seen: list[int] = []
+    path = tmp_path / "nexus.db"
     async with open_database(path, before_migration=lambda _db, version: seen.append(version)) as database:
         assert database.stats().schema_version == 1
     assert seen == []
@@ -313,12 +322,6 @@ async def test_pages_as_large_as_allowed_are_read(tmp_path: Path) -> None:
         page = await database.read(list_sessions, ListSessions(limit=MAX_PAGE))
         assert len(page.items) == MAX_PAGE
         assert page.next_cursor is not None
-
-
-def test_a_database_from_a_killed_writer_needs_nothing_special(tmp_path: Path) -> None:
-    db = open_writer(tmp_path / "x.db", "NORMAL")
-    assert db.pragma("synchronous") == 1
-    db.close()
 
 
 async def test_select_of_a_new_row_says_pending(tmp_path: Path) -> None:

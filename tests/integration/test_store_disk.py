@@ -1,4 +1,4 @@
-"""What a full or failing disk does to writes. The disk is the real one behind a shim that refuses on command."""
+"""What a full or failing disk does to writes. It is the real disk behind a shim that refuses on command."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_full_disk_fails_the_batch_refuses_writes_and_recovers(
         assert database.progress().disk == "full"
         disk.write_error = None
         async with asyncio.timeout(30):
-            while database.progress().disk != "ok":     # the next probe; nothing tells of it
+            while database.progress().disk != "ok":  # noqa: ASYNC110 - the next probe, unannounced
                 await asyncio.sleep(0.01)
         await database.write(set_meta, "after", "v")
         assert database.peek(get_meta, "probe") is None

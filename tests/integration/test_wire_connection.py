@@ -337,6 +337,19 @@ async def test_more_requests_than_fit_in_flight_are_answered_after_the_client_sh
         assert sorted(json.loads(line)["id"] for line in answered) == list(range(51))
 
 
+async def test_a_client_that_shut_its_end_and_reads_late_gets_every_reply(open_house: OpenHouse) -> None:
+    async with open_house(max_in_flight=2) as house:
+        with stubborn_client(house) as client:
+            client.sendall(b"".join(request("big", n, size=WRITE_HIGH_WATER_BYTES) for n in range(8)))
+            client.shutdown(socket.SHUT_WR)
+            await house.until(lambda: len(house.entered) >= 2)
+            client.setblocking(False)
+            received = bytearray()
+            while data := await asyncio.get_running_loop().sock_recv(client, 2**20):
+                received += data
+            assert received.count(b"\n") == 8
+
+
 async def test_a_truncated_last_line_is_a_parse_error_then_the_close(open_house: OpenHouse) -> None:
     async with open_house() as house:
         streams = await house.connect()
@@ -443,6 +456,23 @@ async def test_a_half_sent_frame_has_a_deadline_that_dripping_bytes_do_not_move(
         assert "0.3 s" in refused["error"]["message"]
         assert await closed(streams) == b""
         dripping.cancel()
+
+
+async def test_the_deadline_of_a_half_sent_frame_holds_while_a_request_runs(open_house: OpenHouse) -> None:
+    async with open_house(partial_frame_timeout_s=0.1) as house:
+        streams = await house.connect()
+        assert (await answer(streams, request("wait", name="a") + b'{"half'))["error"]["code"] == -32700
+        house.door("a").set()
+        assert (await reply(streams))["result"] == "a"
+        assert await closed(streams) == b""
+
+
+async def test_an_idle_client_with_unread_replies_is_let_go_in_the_end(open_house: OpenHouse) -> None:
+    async with open_house(idle_timeout_s=0.1, write_stall_timeout_s=0.2) as house:
+        with stubborn_client(house) as client:
+            client.sendall(request("big", size=WRITE_HIGH_WATER_BYTES // 2))    # more than the kernel takes
+            await house.until(lambda: house.entered)
+            await house.server.down_to(0)
 
 
 async def test_whole_frames_one_after_the_other_have_no_such_deadline(open_house: OpenHouse) -> None:

@@ -221,6 +221,10 @@ async def test_past_the_connections_of_one_peer_the_next_is_told_busy_and_closed
         await server.down_to(2)
         assert (await ask(await clients.unix(path)))["result"] == "pong"
         assert server.refused == 1
+        assert server.peers == 2
+        clients.close()
+        await server.down_to(0)
+        assert server.peers == 0    # or every peer there ever was would stay
     finally:
         await server.close()
 

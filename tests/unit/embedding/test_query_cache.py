@@ -104,7 +104,7 @@ async def test_a_failure_that_nobody_waits_for_makes_no_noise() -> None:
     assert len(under_way) == 1
     model.go.set()
     await asyncio.wait(under_way)
-    del under_way
+    del leaving, under_way
     gc.collect()
     asyncio.get_running_loop().set_exception_handler(None)
     assert noise == []

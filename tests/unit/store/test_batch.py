@@ -5,8 +5,8 @@ from collections import deque
 import apsw
 import pytest
 
-from nexusd.errors import Busy, Conflict
-from nexusd.store.batch import BATCH_WORK_S, MAX_BATCH, GroupCommit, Groupable, Request
+from nexusd.errors import Busy, Conflict, DiskFull, OutcomeUnknown
+from nexusd.store.batch import BATCH_WORK_S, MAX_BATCH, Groupable, GroupCommit, Request
 from nexusd.store.connection import Connection
 from nexusd.store.meta import get_meta, set_meta
 
@@ -49,7 +49,8 @@ def test_a_failed_request_undoes_its_own_work_only(db: Connection, bad_at: int) 
 
 
 def test_failed_neighbours_at_the_front_leave_the_rest_standing(db: Connection) -> None:
-    done = run(db, request(put_and_fail, "a"), request(put_and_fail, "b"), request(put, "c"), request(put_and_fail, "d"))
+    functions = {"a": put_and_fail, "b": put_and_fail, "c": put, "d": put_and_fail}
+    done = run(db, *(request(function, key) for key, function in functions.items()))
     assert [r.error is None for r in done] == [False, False, True, False]
     assert [get_meta(db, key) for key in "abcd"] == [None, None, "x", None]
 
@@ -121,7 +122,7 @@ def test_runs_get_shorter_when_requests_are_slow(db: Connection) -> None:
     assert all(length < lengths[0] / 2 for length in lengths[1:])
 
 
-def test_a_function_that_ends_the_transaction_fails_the_batch_and_nobody_else_is_told_success(db: Connection) -> None:
+def test_when_a_function_ends_the_transaction_nobody_is_told_success(db: Connection) -> None:
     def rude(db: Connection) -> None:
         db.execute("ROLLBACK")
 
@@ -143,3 +144,21 @@ def test_a_locked_database_is_busy_and_nothing_stands(db: Connection) -> None:
     other.execute("ROLLBACK")
     run(db, request(put, "a"))
     other.close()
+
+
+@pytest.mark.parametrize(("error", "answer"), [(apsw.FullError, DiskFull), (apsw.IOError, OutcomeUnknown)])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_an_error_of_the_disk_fails_the_whole_batch(
+    db: Connection, error: type[Exception], answer: type[Exception], grouped: bool
+) -> None:
+    def refuse(_db: Connection, *_args: object) -> list[str]:
+        raise error("refused by the test")
+
+    bad = Groupable(refuse, refuse) if grouped else refuse
+    requests = [request(put, "a"), request(bad), request(bad), request(put, "b")]
+    batch, cause = GroupCommit(db).commit(deque(requests))
+    assert type(cause) is error
+    assert {type(r.error) for r in batch} == {answer}
+    assert all(r.result is None for r in batch)
+    assert get_meta(db, "a") is None
+    assert not db.in_transaction

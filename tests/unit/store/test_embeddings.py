@@ -39,7 +39,9 @@ def test_a_new_vector_takes_the_place_of_the_old(db: Connection, ids: list[int])
     assert select_vectors(db, "episodes", ids, "m") == {ids[0]: (b"b" * 16, vector(1))}
 
 
-def test_vectors_go_with_their_rows_and_never_come_after(db: Connection, session: Session, ids: list[int]) -> None:
+def test_vectors_go_with_their_rows_and_never_come_after(
+    db: Connection, session: Session, ids: list[int]
+) -> None:
     save_vectors(db, "episodes", "m", 1, [(i, b"h" * 16, vector(1)) for i in ids])
     delete_episode(db, ids[0])
     save_vectors(db, "episodes", "m", 1, [(i, b"h" * 16, vector(1)) for i in ids[:2]])

@@ -13,6 +13,7 @@ from nexusd.store.connection import Connection
 from nexusd.store.episodes import (
     LIST_EPISODES_DOWN,
     LIST_EPISODES_UP,
+    EpisodeSource,
     count_episodes,
     delete_episode,
     insert_episode,
@@ -34,7 +35,8 @@ def new(session: Session, text: str = "hello", **more: object) -> NewEpisode:
 
 
 def found(db: Connection, words: str) -> list[int]:
-    return [i for (i,) in db.execute("SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH ? ORDER BY 1", (words,))]
+    sql = "SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH ? ORDER BY 1"
+    return [row_id for (row_id,) in db.execute(sql, (words,))]
 
 
 def test_episode_comes_back_as_it_was_made(db: Connection, session: Session) -> None:
@@ -189,5 +191,7 @@ def test_sources_carry_what_the_index_needs(db: Connection) -> None:
     session = insert_session(db, CreateSession(external_id="in", project_id=project.id), 1)
     episode = insert_episode(db, new(session, "hi", created_at=4, metadata={"a": 1}), 9)
     (source,) = select_episode_sources(db, [episode.id, 99])
-    assert (source.id, source.version, source.session_id, source.project_id) == (episode.id, 1, session.id, project.id)
-    assert (source.user_message, source.ai_response, source.metadata, source.created_at) == ("hi", "", {"a": 1}, 4)
+    assert source == EpisodeSource(
+        id=episode.id, version=1, session_id=session.id, project_id=project.id, user_message="hi",
+        ai_response="", metadata={"a": 1}, created_at=4,
+    )

@@ -101,7 +101,9 @@ def test_calls_done_together_keep_a_receipt_each(db: Connection, session: Sessio
 
 
 @pytest.mark.parametrize("keys", [["a", "b", "a"], ["c", "known"]])
-def test_calls_with_a_key_twice_or_known_are_not_done_together(db: Connection, session: Session, keys: list[str]) -> None:
+def test_calls_with_a_key_twice_or_known_are_not_done_together(
+    db: Connection, session: Session, keys: list[str]
+) -> None:
     grouped = once(insert_episode)
     grouped(db, *calls(session, ["known"])[0])
     with pytest.raises(NotTogetherError):

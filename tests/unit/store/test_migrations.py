@@ -11,7 +11,7 @@ from nexusd.store.meta import get_epoch
 from nexusd.store.migrations import Migration, load_migrations, migrate
 
 STEPS = (
-    Migration(1, "CREATE TABLE a (x) STRICT;".replace("(x)", "(x INTEGER)")),
+    Migration(1, "CREATE TABLE a (x INTEGER) STRICT;"),
     Migration(2, "CREATE TABLE b (x INTEGER) STRICT; INSERT INTO b VALUES (1);"),
 )
 BROKEN = Migration(3, "CREATE TABLE c (x INTEGER) STRICT; INSERT INTO nowhere VALUES (1);")
@@ -98,4 +98,6 @@ def test_metadata_is_json(db: Connection, table: str) -> None:
             required[name] = "'x'" if kind == "TEXT" else "1"
     assert "metadata" in columns
     with pytest.raises(apsw.ConstraintError, match="json_valid"):
-        db.execute(f"INSERT INTO {table} ({', '.join(required)}) VALUES ({', '.join(required.values())})")
+        db.execute(
+            f"INSERT INTO {table} ({', '.join(required)}) VALUES ({', '.join(required.values())})"
+        )

@@ -66,9 +66,19 @@ def test_finish_removes_what_is_as_it_was_claimed(db: Connection, session: Sessi
     delete_episode(db, deleted)
     assert finish_batch(db, entries[:3]) == 1
     assert unfinished(db, "episodes", [same, changed, deleted]) == {changed: "pending", deleted: "pending"}
-    requeue_collection(db, "episodes", NOW)     # the index was wiped: what was sent before is lost, same version or not
+    requeue_collection(db, "episodes", NOW)     # the index was wiped: what was sent is lost, of any version
     assert finish_batch(db, entries[3:]) == 0
     assert unfinished(db, "episodes", [requeued]) == {requeued: "pending"}
+
+
+def test_an_old_claim_does_not_finish_a_newer_one(db: Connection, session: Session) -> None:
+    (row_id,) = add(db, session, 1)
+    old = claim(db)
+    update_episode(db, UpdateEpisode(id=row_id, user_message="new"), NOW)
+    new = claim(db)
+    assert finish_batch(db, old) == 0
+    assert state(db, row_id)[:3] == ("upsert", 2, "inflight")
+    assert finish_batch(db, new) == 1
 
 
 @pytest.mark.parametrize("kind", ["release", "postpone", "bury"])

@@ -35,9 +35,10 @@ def versions(db: Connection) -> dict[int, int]:
 
 def test_session_comes_back_as_it_was_made(db: Connection) -> None:
     project = insert_project(db, CreateProject(name="p"), 1)
-    made = insert_session(
-        db, CreateSession(external_id="é\U0001f600", name="n", project_id=project.id, metadata={"a": [1, None]}), 5
+    new = CreateSession(
+        external_id="é\U0001f600", name="n", project_id=project.id, metadata={"a": [1, None]}
     )
+    made = insert_session(db, new, 5)
     assert made == Session(
         id=made.id, external_id="é\U0001f600", name="n", project_id=project.id, metadata={"a": [1, None]},
         created_at=5, updated_at=5,
@@ -103,9 +104,9 @@ def test_bad_cursor_is_refused_by_name(db: Connection) -> None:
 def test_update_changes_what_is_given(db: Connection, session: Session) -> None:
     changed = update_session(db, UpdateSession(external_id="first", name="new"), 2_000)
     assert (changed.name, changed.metadata, changed.updated_at) == ("new", session.metadata, 2_000)
-    assert update_session(db, UpdateSession(id=session.id, metadata={"a": True}), 3_000).metadata == {"a": True}
-    assert update_session(db, UpdateSession(id=session.id, metadata={"a": 1}), 4_000).metadata == {"a": 1}
-    assert type(select_session(db, session.id).metadata["a"]) is int
+    for value in (True, 1):     # equal to Python, not to JSON
+        update_session(db, UpdateSession(id=session.id, metadata={"a": value}), 3_000)
+        assert select_session(db, session.id).metadata["a"] is value
 
 
 def test_update_that_changes_nothing_changes_nothing(db: Connection, session: Session) -> None:
@@ -142,7 +143,8 @@ def test_delete_takes_everything_and_queues_every_point(db: Connection, session:
     ids = add_episodes(db, session, 3)
     settle(db)
     db.execute(
-        "INSERT INTO summaries (session_id, content, created_at, updated_at) VALUES (?, 's', 1, 1)", (session.id,)
+        "INSERT INTO summaries (session_id, content, created_at, updated_at) VALUES (?, 's', 1, 1)",
+        (session.id,),
     )
     gone = delete_session(db, DeleteSession(id=session.id))
     assert gone.deleted == {"sessions": 1, "episodes": 3, "summaries": 1}

@@ -1,0 +1,315 @@
+"""nexusctl as a process: what it writes where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.scripted_daemon import ScriptedDaemon, does_it_and_hangs_up, refuses, sends_garbage, stays_silent
+
+PROGRAM = [sys.executable, "-c", "from nexusd.cli.main import main; main()"]
+HIT = {
+    "collection": "episodes", "id": 7, "score": 0.9,
+    "record": {
+        "id": 7, "sessionId": 3, "userMessage": "Where is the key?", "aiResponse": "Under \x1b[31mthe mat.",
+        "tokenCount": None, "metadata": {}, "version": 1, "createdAt": 1_700_000_000_000,
+        "updatedAt": 1_700_000_000_000, "vector": "indexed",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
+    with ScriptedDaemon(tmp_path / "nexusd.sock") as daemon:
+        yield daemon
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NEXUSD_")}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "80", "TERM": "xterm", **more}
+
+
+def nexusctl(
+    *arguments: str, stdin: str = "", cwd: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments], input=stdin, capture_output=True, text=True, timeout=30, cwd=cwd,
+        env=environment(**environ), check=False,
+    )  # fmt: skip
+
+
+def on_terminal(*arguments: str, width: int = 80) -> tuple[int, str]:
+    """Run with a terminal for standard output and input; answers the exit code and what was drawn."""
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments], stdin=terminal, stdout=terminal, stderr=terminal,
+        env=environment(COLUMNS=str(width)),
+    )  # fmt: skip
+    os.close(terminal)
+    drawn = b""
+    while True:
+        try:
+            data = os.read(master, 65536) if select.select([master], [], [], 30)[0] else b""
+        except OSError:  # the other end is closed
+            break
+        if not data:
+            break
+        drawn += data
+    os.close(master)
+    return process.wait(30), drawn.decode()
+
+
+# --- answers ---
+
+
+def test_result_in_a_pipe_is_the_daemons_result_and_nothing_else(daemon: ScriptedDaemon) -> None:
+    done = nexusctl("--socket", daemon.address, "call", "echo", "a=1", 'b="ß"', "c.d:=[1.50, null]", "e=x y")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == '{"a": 1, "b": "\\u00df", "c": {"d": [1.5, null]}, "e": "x y"}\n'
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_parameters_are_read_from_standard_input(daemon: ScriptedDaemon, arguments: list[str]) -> None:
+    done = nexusctl("--socket", daemon.address, "call", "echo", *arguments, stdin='{"a": {"b": [1]}}')
+    assert json.loads(done.stdout) == {"a": {"b": [1]}}
+
+
+def test_standard_input_is_left_alone_when_parameters_are_given(daemon: ScriptedDaemon) -> None:
+    done = nexusctl("--socket", daemon.address, "call", "echo", "a=1", stdin="not json")
+    assert json.loads(done.stdout) == {"a": 1}
+
+
+def test_add_makes_the_session_and_answers_the_row(daemon: ScriptedDaemon) -> None:
+    done = nexusctl("--socket", daemon.address, "add", "Where is the key?", "Under the mat.", "-s", "hall")
+    assert json.loads(done.stdout) == daemon.episodes[0]
+    assert list(daemon.sessions) == ["hall"]
+    assert (daemon.episodes[0]["userMessage"], daemon.episodes[0]["aiResponse"]) == (
+        "Where is the key?", "Under the mat.",
+    )  # fmt: skip
+
+
+def test_add_sends_texts_as_they_are_also_when_they_look_like_json(daemon: ScriptedDaemon) -> None:
+    nexusctl("--socket", daemon.address, "add", "--user", "42", "--assistant", "null", "--wait")
+    assert daemon.calls("episodes.create")[0]["userMessage"] == "42"
+    assert daemon.calls("episodes.create")[0]["aiResponse"] == "null"
+    assert daemon.calls("episodes.create")[0]["waitFor"] == "indexed"
+    assert list(daemon.sessions) == ["nexusctl"]
+
+
+def test_add_that_lost_its_reply_is_stored_once(daemon: ScriptedDaemon) -> None:
+    daemon.acts["episodes.create"] = [does_it_and_hangs_up]
+    assert nexusctl("--socket", daemon.address, "add", "-", stdin="from a pipe\n").returncode == 0
+    assert [episode["userMessage"] for episode in daemon.episodes] == ["from a pipe"]
+
+
+def test_search_sends_what_was_asked_for(daemon: ScriptedDaemon) -> None:
+    daemon.answers["memory.search"] = {"items": [], "degraded": []}
+    nexusctl("--socket", daemon.address, "add", "x", "-s", "hall")
+    options = ["--mode", "keyword", "-n", "3", "-s", "hall"]
+    done = nexusctl("--socket", daemon.address, "search", "a key", *options)
+    assert json.loads(done.stdout) == {"items": [], "degraded": []}
+    assert daemon.calls("memory.search") == [
+        {"query": "a key", "mode": "keyword", "limit": 3, "explain": False, "filter": {"sessionId": 1}}
+    ]
+
+
+def test_session_can_be_named_by_its_row_id(daemon: ScriptedDaemon) -> None:
+    daemon.answers["memory.search"] = {"items": [], "degraded": []}
+    nexusctl("--socket", daemon.address, "search", "key", "--session", "#12")
+    assert daemon.calls("memory.search")[0]["filter"] == {"sessionId": 12}
+
+
+def test_context_can_be_its_text_alone(daemon: ScriptedDaemon) -> None:
+    daemon.answers["memory.context"] = {"text": "User: hi\nAssistant: ho", "tokens": 4, "tokenBudget": 100,
+                                        "items": [], "leftOut": [], "degraded": []}  # fmt: skip
+    done = nexusctl("--socket", daemon.address, "context", "key", "--budget", "100", "--text")
+    assert done.stdout == "User: hi\nAssistant: ho\n"
+    assert daemon.calls("memory.context") == [{"query": "key", "tokenBudget": 100, "recentTurns": 4}]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_result_larger_than_a_pipe_comes_whole(daemon: ScriptedDaemon, unbuffered: str) -> None:
+    daemon.answers["echo"] = {"text": "x" * 1_000_000}
+    done = nexusctl("--socket", daemon.address, "call", "echo", PYTHONUNBUFFERED=unbuffered)
+    assert json.loads(done.stdout) == daemon.answers["echo"]
+
+
+# --- on a terminal ---
+
+
+def test_terminal_gets_a_drawing_and_json_on_demand(daemon: ScriptedDaemon) -> None:
+    daemon.answers["memory.search"] = {"items": [HIT], "degraded": ["index"]}
+    code, drawn = on_terminal("--socket", daemon.address, "search", "key")
+    assert code == 0
+    assert "#7" in drawn
+    assert ";43mkey\x1b[0m" in drawn  # highlighted
+    assert "found by words only" in drawn
+    for arguments in (["--json", "search", "key"], ["search", "key", "--json"]):
+        code, written = on_terminal("--socket", daemon.address, *arguments)
+        assert json.loads(written) == daemon.answers["memory.search"]
+
+
+def test_escape_sequences_in_a_memory_do_not_reach_the_terminal(daemon: ScriptedDaemon) -> None:
+    daemon.answers["memory.search"] = {"items": [HIT], "degraded": []}
+    _, drawn = on_terminal("--socket", daemon.address, "search", "nothing")
+    assert "\x1b[31m" not in drawn
+    assert "\N{REPLACEMENT CHARACTER}[31mthe mat." in drawn
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+def test_no_drawing_is_wider_than_the_terminal(daemon: ScriptedDaemon, width: int) -> None:
+    long = {**HIT, "record": {**HIT["record"], "userMessage": "Where is the key? " * 20}}  # type: ignore[dict-item]
+    daemon.answers["memory.search"] = {"items": [long], "degraded": ["embedder"]}
+    _, drawn = on_terminal("--socket", daemon.address, "search", "nothing", "--json", width=width)
+    assert len(drawn) > width  # JSON is not folded
+    _, drawn = on_terminal("--socket", daemon.address, "search", "zebra", width=width)
+    plain = [line for line in drawn.replace("\r", "").split("\n") if "\x1b" not in line]
+    assert plain
+    assert max(map(len, plain)) <= width
+
+
+# --- errors and exit codes ---
+
+
+def test_daemons_error_is_one_line_with_its_fields_and_exit_code_1(daemon: ScriptedDaemon) -> None:
+    fields = [{"path": "id", "expected": "an integer"}]
+    daemon.acts["episodes.get"] = [refuses(-32602, "invalid_params", "Wrong.", fields=fields)]
+    done = nexusctl("--socket", daemon.address, "call", "episodes.get", "id=x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "nexusctl: invalid_params: Wrong.\n  id: an integer\n"
+
+
+def test_internal_error_tells_the_request_id_that_the_log_knows(daemon: ScriptedDaemon) -> None:
+    daemon.acts["episodes.get"] = [refuses(-32603, "internal_error", "Something went wrong inside.")]
+    done = nexusctl("--socket", daemon.address, "call", "episodes.get", "id=1")
+    assert done.stderr.endswith("\n  requestId r-1\n")
+
+
+def test_unknown_session_is_named(daemon: ScriptedDaemon) -> None:
+    done = nexusctl("--socket", daemon.address, "search", "key", "--session", "nobody")
+    assert (done.returncode, done.stderr) == (1, "nexusctl: not_found: No session is called 'nobody'.\n")
+
+
+def test_no_daemon_is_exit_code_2_and_names_every_place(tmp_path: Path) -> None:
+    done = nexusctl("status", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "data/nexusd.sock: No such file or directory" in done.stderr
+    assert "/run/nexusd/nexusd.sock" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("act", [sends_garbage, stays_silent])
+def test_daemon_that_does_not_speak_is_exit_code_2(daemon: ScriptedDaemon, act: Any) -> None:
+    daemon.acts["system.status"] = [act]
+    done = nexusctl("--socket", daemon.address, "--timeout", "0.5", "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nexusctl: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["search"],
+        ["search", "key", "--limit", "many"],
+        ["search", "key", "--frobnicate"],
+        ["call", "echo", "no equals sign"],
+        ["call", "echo", "a=1", "a=2"],
+        ["call", "echo", "a:=text"],
+        ["add"],
+        ["add", "one", "--user", "two"],
+        ["--url", "http://127.0.0.1", "status"],
+        ["--socket", "a", "--url", "tcp://b:1", "status"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_command_line_is_exit_code_3(arguments: list[str]) -> None:
+    done = nexusctl(*arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "Traceback" not in done.stderr
+    assert done.stderr
+
+
+def test_bad_json_on_standard_input_is_exit_code_3(daemon: ScriptedDaemon) -> None:
+    done = nexusctl("--socket", daemon.address, "call", "echo", stdin='{"a": ')
+    assert done.returncode == 3
+    assert done.stderr.startswith("nexusctl: the parameters on standard input are not JSON")
+
+
+def test_byte_that_is_no_text_is_exit_code_3(daemon: ScriptedDaemon) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "--socket", daemon.address, "call", "echo", b"a=\xff"], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=30, env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "cannot be written as JSON" in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_reader_that_leaves_early_gets_no_complaint(daemon: ScriptedDaemon, unbuffered: str) -> None:
+    daemon.answers["echo"] = {"text": "x" * 1_000_000}  # more than a pipe holds
+    process = subprocess.Popen(
+        [*PROGRAM, "--socket", daemon.address, "call", "echo"], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(PYTHONUNBUFFERED=unbuffered),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    os.read(process.stdout.fileno(), 1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(30) == 141
+    process.stderr.close()
+
+
+def test_interrupt_ends_it_quietly(daemon: ScriptedDaemon) -> None:
+    daemon.acts["system.status"] = [stays_silent]
+    process = subprocess.Popen(
+        [*PROGRAM, "--socket", daemon.address, "status"], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+    )  # fmt: skip
+    daemon.wait_for("system.status")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+
+
+# --- where the daemon is ---
+
+
+def test_environment_names_the_socket_and_the_option_goes_before_it(
+    daemon: ScriptedDaemon, tmp_path: Path
+) -> None:
+    assert nexusctl("call", "echo", "a=1", NEXUSD_SOCKET=daemon.address).returncode == 0
+    done = nexusctl("--socket", daemon.address, "call", "echo", "a=1", NEXUSD_SOCKET=str(tmp_path / "no"))
+    assert done.returncode == 0
+
+
+def test_url_goes_before_the_environment(tmp_path: Path) -> None:
+    with ScriptedDaemon(tmp_path / "unused", tcp=True) as daemon:
+        done = nexusctl("--url", daemon.address, "call", "echo", "a=1", NEXUSD_SOCKET=str(tmp_path / "no"))
+    assert json.loads(done.stdout) == {"a": 1}
+
+
+def test_daemon_of_this_directory_is_found(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with ScriptedDaemon(tmp_path / "data" / "nexusd.sock"):
+        assert nexusctl("call", "echo", "a=1", cwd=tmp_path).returncode == 0
+
+
+def test_socket_that_a_dead_daemon_left_is_no_connection(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "nexusd.sock"))
+    done = nexusctl("--socket", str(tmp_path / "nexusd.sock"), "status")
+    assert done.returncode == 2
+    assert "Connection refused" in done.stderr

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from nexusd.cli import render
+from nexusd.model.memory import MemoryContext
+
+NOW_MS = 1_700_000_000_000
+STATUS: dict[str, Any] = {
+    "version": "0.1.0", "state": "ready", "uptimeMs": 11_520_000,
+    "health": {"status": "degraded", "reasons": ["index: restarting"]},
+    "database": {"path": "/var/lib/nexusd/nexus.db", "bytes": 48_100_000, "walBytes": 0, "schema": 1, "epoch": "e",
+                 "readOnly": True, "sessions": 1, "episodes": 98_120},
+    "outbox": {"pending": 118, "inflight": 2, "dead": 3, "oldestAgeMs": 12_000, "rowsPerSecond": 30.0,
+               "drainEstimateMs": 4000, "embedder": "closed", "index": "open"},
+    "index": {"backend": "embedded", "available": False, "detail": "the child ended", "rebuilding": True,
+              "points": {"episodes": 98_000}, "restarts": 1},
+    "embedder": {"provider": "builtin", "model": "all-MiniLM-L6-v2", "dimension": 384, "state": "ready",
+                 "detail": "", "restarts": 0},
+    "server": {"socket": "/run/nexusd/nexusd.sock", "tcp": None, "connections": 4,
+               "methods": {"episodes.create": {"calls": 10, "errors": 1, "totalMs": 3.0}}},
+    "tasks": [{"name": "outbox", "state": "running", "restarts": 2},
+              {"name": "status", "state": "running", "restarts": 0}],
+    "processes": [{"name": "daemon", "pid": 12, "residentBytes": 92_000_000}],
+}  # fmt: skip
+
+
+def drawn(what: RenderableType, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
+    console.print(what)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def test_status_says_what_a_person_wants_to_know() -> None:
+    text = drawn(render.status(STATUS), 120)
+    for piece in (
+        "nexusd 0.1.0 · ready · up 3 h", "degraded", "index: restarting", "98,120 episodes · 1 session · 48.1 MB",
+        "read-only", "120 rows to index · 3 given up · oldest 12 s · about 4 s to go · not calling the index",
+        "embedded · unavailable · 98,000 points · building a faster one · restarted 1 time", "the child ended",
+        "4 connections · 10 requests · 1 error", "outbox running, restarted 2 times", "daemon 92.0 MB (pid 12)",
+    ):  # fmt: skip
+        assert piece in text
+
+
+def without(report: Any, path: tuple[str, ...]) -> Any:
+    if len(path) == 1:
+        return {name: value for name, value in report.items() if name != path[0]}
+    return {**report, path[0]: without(report[path[0]], path[1:])}
+
+
+PATHS = [(name,) for name in STATUS] + [
+    (name, inner) for name, part in STATUS.items() if isinstance(part, dict) for inner in part
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
+def test_status_is_shown_without_an_entry_that_this_daemon_does_not_have(path: tuple[str, ...]) -> None:
+    assert "nexusd" in drawn(render.status(without(STATUS, path)))
+
+
+def test_status_of_nothing_is_shown() -> None:
+    assert drawn(render.status({})).strip() == "nexusd ?"
+
+
+@given(st.text(), st.integers(20, 120))
+def test_stored_text_is_never_markup_and_never_breaks_the_page(text: str, width: int) -> None:
+    package = msgspec.convert(
+        {"text": f"[red]{text}[/nothing]", "tokens": 1, "tokenBudget": 2, "items": [], "leftOut": [], "degraded": []},
+        MemoryContext,
+    )  # fmt: skip
+    page = drawn(render.context(package, NOW_MS), width)
+    assert "[red]" in page
+    assert "\x1b" not in page
+
+
+def test_methods_are_listed_with_what_they_do() -> None:
+    text = drawn(render.help_page({"methods": [{"name": "health", "summary": "How it is."}]}))
+    assert "health  How it is." in text
+
+
+def test_method_is_explained_with_a_call_that_a_shell_understands() -> None:
+    method = {
+        "name": "memory.search", "summary": "Find.", "result": "MemoryHits",
+        "params": [{"name": "query", "type": "string", "required": True, "description": "What."},
+                   {"name": "limit", "type": "integer", "required": False, "default": 10}],
+        "errors": [{"kind": "invalid_params"}], "example": {"query": "it's"},
+    }  # fmt: skip
+    text = drawn(render.help_page(method), 120)
+    assert "query  string  required" in text
+    assert "limit  integer  default 10" in text
+    assert """echo '{"query":"it'"'"'s"}' | nexusctl call memory.search""" in text
+
+
+def test_help_of_another_shape_is_shown_as_it_is() -> None:
+    assert '"surprise": 1' in drawn(render.help_page({"surprise": 1}))

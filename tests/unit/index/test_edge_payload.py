@@ -1,0 +1,54 @@
+"""Terms and paths: what the engine is given in place of JSON."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nexusd.index.edge_payload import MAX_TERMS, TERMS, parsed, stored_payload, term
+from nexusd.index.filters import path
+
+SCALARS = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
+
+
+@given(st.lists(st.text(max_size=6), min_size=1, max_size=4))
+def test_a_path_of_any_keys_is_read_back_as_those_keys(keys: list[str]) -> None:
+    assert parsed(path(*keys)) == tuple(keys)
+
+
+def test_a_path_without_keys_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a path"):
+        parsed(".")
+
+
+def same_in_json(one: object, other: object) -> bool:
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+@given(SCALARS, SCALARS)
+def test_two_values_have_one_term_exactly_when_they_are_equal_in_json(one: object, other: object) -> None:
+    assert (term(("key",), one) == term(("key",), other)) == same_in_json(one, other)
+
+
+@given(st.lists(st.text(max_size=3), max_size=3), st.lists(st.text(max_size=3), max_size=3))
+def test_paths_that_run_into_each_other_have_terms_of_their_own(one: list[str], other: list[str]) -> None:
+    assert (term(tuple(one), "x") == term(tuple(other), "x")) == (one == other)
+
+
+def test_terms_stay_what_they_are_for_shards_on_disk_hold_them() -> None:
+    assert term(("sessionId",), 7) == 8459877135704339752
+
+
+def test_a_swollen_payload_keeps_its_outermost_entries() -> None:
+    payload = {"metadata": {"deep": list(range(5000))}, "sessionId": 7}
+    terms = stored_payload(payload, 1)[TERMS]
+    assert len(terms) == MAX_TERMS
+    assert term(("sessionId",), 7) in terms
+
+
+@given(st.dictionaries(st.text(max_size=4), st.recursive(
+    st.none() | SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+), max_size=4))
+def test_whatever_json_can_say_can_be_stored(payload: dict[str, object]) -> None:
+    import qdrant_edge as edge  # noqa: PLC0415  the engine is loaded where it is needed only
+
+    assert edge.Point(1, [1.0], stored_payload(payload, 3)).payload["version"] == 3

