@@ -192,7 +192,10 @@ def _writer(stream: TextIO) -> Callable[[str], None]:
 
 def _terminal(stream: TextIO) -> _Output:
     renderer = structlog.dev.ConsoleRenderer(
-        colors=stream.isatty(), pad_event_to=32, exception_formatter=structlog.dev.plain_traceback
+        colors=stream.isatty(),
+        pad_event_to=32,
+        sort_keys=False,
+        exception_formatter=structlog.dev.plain_traceback,
     )
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
     return _Output([stamp, _tame_controls, renderer], _writer(stream))

@@ -30,6 +30,7 @@ from nexusd.store.episode_search import search_episodes
 from nexusd.store.episodes import (
     delete_episode,
     insert_episode,
+    insert_episodes,
     list_episodes,
     select_episode,
     update_episode,
@@ -195,14 +196,13 @@ def _item(position: int, item: dict[str, object], call: Call) -> NewEpisode | It
 
 
 def _insert_episodes(db: apsw.Connection, batch: _Batch) -> CreatedEpisodes:
-    """Insert what is valid. A statement that fails undoes itself alone; the others stand."""
-    rows: list[Episode | ItemError] = []
-    for item in batch.items:
-        if isinstance(item, ItemError):
-            rows.append(item)
-            continue
-        try:
-            rows.append(insert_episode(db, item, batch.now_ms))
-        except RpcError as error:
-            rows.append(ItemError(error_object(error, batch.request_id)))
-    return CreatedEpisodes(rows)
+    """Insert what is valid, and put each answer where its item stood."""
+    valid = [item for item in batch.items if isinstance(item, NewEpisode)]
+    answers = iter(insert_episodes(db, valid, batch.now_ms))
+    return CreatedEpisodes([
+        item if isinstance(item, ItemError) else _answer(next(answers), batch.request_id) for item in batch.items
+    ])
+
+
+def _answer(inserted: Episode | RpcError, request_id: str) -> Episode | ItemError:
+    return ItemError(error_object(inserted, request_id)) if isinstance(inserted, RpcError) else inserted

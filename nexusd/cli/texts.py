@@ -14,10 +14,13 @@ _WORD = re.compile(r"\w+")
 
 # Words of a question that point at nothing; shown everywhere they would hide those that do.
 _UNTELLING = frozenset(
-    "the and but not are was were been has have had did does can could will would should shall may might must"
-    " what when where which who whom whose why how this that these those there here with from for into about"
-    " our ours your yours his her hers its their theirs you she they them him say said tell told any some".split()
-)
+    {
+        "the", "and", "but", "not", "are", "was", "were", "been", "has", "have", "had", "did", "does",
+        "can", "could", "will", "would", "should", "may", "might", "must", "what", "when", "where", "which", "who",
+        "whom", "whose", "why", "how", "this", "that", "these", "those", "there", "here", "with", "from",
+        "for", "into", "about", "our", "your", "his", "her", "its", "their", "you", "she", "they", "them", "him", "any",
+    }
+)  # fmt: skip
 
 _AGES = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (30 * 86_400, 86_400, "day"))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nexusd.model.memory import MemoryFilter
 from nexusd.retrieval.fusion import Candidates
-from nexusd.retrieval.terms import ChosenTerms, choose_terms, query_terms
+from nexusd.retrieval.terms import ROW_BUDGET, ChosenTerms, choose_terms, query_terms
 from nexusd.store.connection import Connection
 from nexusd.store.episode_search import count_term_rows, match_episodes
 
@@ -20,9 +20,11 @@ class KeywordAnswer:
     cut_off: bool
 
 
-def find_by_words(db: Connection, query: str, where: MemoryFilter, depth: int) -> KeywordAnswer:
+def find_by_words(
+    db: Connection, query: str, where: MemoryFilter, depth: int, row_budget: int = ROW_BUDGET
+) -> KeywordAnswer:
     """Ask for any of the query's terms, the rarest first under the budget of rows; the `depth` best."""
-    terms = choose_terms(count_term_rows(db, query_terms(query)))
+    terms = choose_terms(count_term_rows(db, query_terms(query)), row_budget)
     matches = match_episodes(db, terms.asked, terms.dropped, where, depth)
     cut_off = len(matches) == depth
     # Not cut off: every other row holds none of the terms. That is knowledge, and makes the only row that

@@ -60,7 +60,7 @@ def query_terms(query: str) -> list[str]:
     return (telling or list(words))[:MAX_TERMS]
 
 
-def choose_terms(rows: Mapping[str, int], row_budget: int = ROW_BUDGET) -> ChosenTerms:
+def choose_terms(rows: Mapping[str, int], row_budget: int) -> ChosenTerms:
     """Take terms from the rarest on until together they would match more than `row_budget` rows.
 
     The rarest that any row holds is always taken. `rows` says how many rows hold each term, in the order of

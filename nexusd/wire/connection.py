@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer sends no more, but may wait for its replies: finish, then close."""
-        self._ended = True
+        self._ended = True      # every frame was taken: an end is not read while reading is paused
         self._start_requests()
         self._close_if_done()
         return True     # keeps the sending half open
@@ -144,7 +144,6 @@ class Connection(asyncio.Protocol):
         self._writable = True
         if self._state is not State.CLOSED:
             self._start_requests()
-            self._close_if_done()
 
     # --- what the server calls ---
 
@@ -262,14 +261,11 @@ class Connection(asyncio.Protocol):
     def _close_if_done(self) -> None:
         if self._in_flight or self._state is State.CLOSED:
             return
-        if self._state is State.DRAINING or (self._ended and self._takes_no_more()):
+        if self._state is State.DRAINING or self._ended:
             self._close()
         elif self._state is State.DISCARDING and self._linger_until_s is None:
             self._linger_until_s = self._loop.time() + LINGER_S
             self._transport.write_eof()
-
-    def _takes_no_more(self) -> bool:
-        return self._state is State.DISCARDING or self._frames.exhausted
 
     def _close(self) -> None:
         """Take nothing more; what is buffered is sent first, as long as the client reads it."""

@@ -36,11 +36,6 @@ class FrameReader:
         """Whether the beginning of a frame is waiting for its end (as far as frames were taken)."""
         return bool(self._partial)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether all that was fed has been taken."""
-        return self._offset >= len(self._chunk) and not self._partial
-
     def feed(self, data: bytes) -> None:
         """Add what was read. Ignored once a line was too long."""
         if self.overflowed:

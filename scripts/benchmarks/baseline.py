@@ -8,7 +8,7 @@ from pathlib import Path
 from texts import Texts
 
 from nexusd.store.connection import open_writer
-from nexusd.store.migrations import migrate
+from nexusd.store.migrations import load_migrations, migrate
 
 BATCH = 64
 CHECKPOINT_EVERY = 64  # batches; about what the daemon's own 4 MB of log come to
@@ -18,7 +18,7 @@ def bare_creates_per_second(directory: Path, seconds: float) -> float:
     """Durable inserts of exchanges a second, in transactions of 64."""
     directory.mkdir(parents=True)
     db = open_writer(directory / "bare.db", "FULL")
-    migrate(db)
+    migrate(db, load_migrations(), None)
     texts = Texts(seed=1)
     now_ms = time.time_ns() // 1_000_000
     db.execute(

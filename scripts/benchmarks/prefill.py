@@ -16,7 +16,7 @@ from nexusd.config import EmbeddingConfig
 from nexusd.embedding.model_files import identify
 from nexusd.store.connection import open_writer
 from nexusd.store.episodes import EpisodeSource
-from nexusd.store.migrations import migrate
+from nexusd.store.migrations import load_migrations, migrate
 from nexusd.sync.sources import episode_document
 
 SESSION_ROWS = 100
@@ -30,7 +30,7 @@ def prefill(database: Path, episodes: int) -> None:
     fingerprint = identify(EmbeddingConfig())
     database.parent.mkdir(parents=True, exist_ok=True)
     db = open_writer(database, "NORMAL")
-    migrate(db)
+    migrate(db, load_migrations(), None)
     texts, chance = Texts(seed=2), np.random.default_rng(3)
     centres = chance.standard_normal((CENTRES, fingerprint.dimension))
     start_ms = time.time_ns() // 1_000_000 - episodes * 1000

@@ -25,7 +25,7 @@ READS = {
 }  # fmt: skip
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     def __init__(self, code: int, kind: str, message: str, **data: Any) -> None:
         super().__init__(message)
         self.error = {"code": code, "message": message,

@@ -13,6 +13,7 @@ from nexusd.errors import Busy
 from nexusd.model.episodes import UpdateEpisode
 from nexusd.model.memory import MemoryFilter, SearchMemory
 from nexusd.model.sessions import UpdateSession
+from nexusd.retrieval.keyword import find_by_words
 from nexusd.store.connection import Connection
 from nexusd.store.episodes import delete_episode, update_episode
 from nexusd.store.sessions import update_session
@@ -34,6 +35,27 @@ async def test_hybrid_finds_what_either_engine_finds(memory: Memory) -> None:
     assert {by_word.id, by_both.id} <= {hit.id for hit in hits.items}
     assert hits.degraded == []
     assert hits.items[0].record.user_message in {by_word.user_message, by_both.user_message}
+
+
+async def test_only_exchange_with_the_word_comes_first_while_its_vector_is_pending(memory: Memory) -> None:
+    for n in range(20):
+        await memory.remember(f"quite another thing {n}", session=f"s{n}")
+    pending = await memory.remember("the heron is back", session="late", indexed=False)
+    assert (await memory.found("heron"))[0] == pending.id
+
+
+async def test_common_word_over_the_budget_lifts_without_finding(memory: Memory) -> None:
+    plain = await memory.remember("violin lesson", session="a")
+    lifted = await memory.remember("violin school", session="b")
+    for n in range(9):
+        await memory.remember(f"school day {n}", session="c")
+    for n in range(20):
+        await memory.remember(f"filler {n}", session="d")
+    answer = await memory.store.read(find_by_words, "violin school", MemoryFilter(), 100, 5)
+    assert (answer.terms.asked, answer.terms.dropped) == (("violin",), ("school",))
+    scores = answer.candidates.scores
+    assert scores.keys() == {plain.id, lifted.id}
+    assert scores[lifted.id] > scores[plain.id]
 
 
 async def test_keyword_mode_finds_inflected_words_and_asks_no_model(memory: Memory) -> None:
@@ -92,8 +114,11 @@ async def test_filter_holds_before_the_best_are_chosen(memory: Memory) -> None:
         await memory.remember("tea tea tea tea", session=f"crowd{n % 10}")
     where = MemoryFilter(metadata={"keep": True})
     for mode in ("hybrid", "keyword", "semantic"):
-        found = await memory.found("tea", mode=mode, filter=where, limit=5)
-        assert sorted(found) == [episode.id for episode in wanted], mode
+        hits = await memory.find("tea", mode=mode, filter=where, limit=5, explain=True)
+        assert sorted(hit.id for hit in hits.items) == [episode.id for episode in wanted], mode
+        assert hits.explain is not None
+        assert hits.explain.keyword_candidates in {0, 5}
+        assert hits.explain.semantic_candidates in {0, 5}
 
 
 async def test_hit_whose_row_is_gone_is_dropped_and_counted(memory: Memory) -> None:

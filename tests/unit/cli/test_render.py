@@ -16,8 +16,8 @@ NOW_MS = 1_700_000_000_000
 STATUS: dict[str, Any] = {
     "version": "0.1.0", "state": "ready", "uptimeMs": 11_520_000,
     "health": {"status": "degraded", "reasons": ["index: restarting"]},
-    "database": {"path": "/var/lib/nexusd/nexus.db", "bytes": 48_100_000, "walBytes": 0, "schema": 1, "epoch": "e",
-                 "readOnly": True, "sessions": 1, "episodes": 98_120},
+    "database": {"path": "/var/lib/nexusd/nexus.db", "bytes": 48_100_000, "walBytes": 0, "schema": 1,
+                 "epoch": "e", "readOnly": True, "sessions": 1, "episodes": 98_120},
     "outbox": {"pending": 118, "inflight": 2, "dead": 3, "oldestAgeMs": 12_000, "rowsPerSecond": 30.0,
                "drainEstimateMs": 4000, "embedder": "closed", "index": "open"},
     "index": {"backend": "embedded", "available": False, "detail": "the child ended", "rebuilding": True,
@@ -43,10 +43,13 @@ def drawn(what: RenderableType, width: int = 80) -> str:
 def test_status_says_what_a_person_wants_to_know() -> None:
     text = drawn(render.status(STATUS), 120)
     for piece in (
-        "nexusd 0.1.0 · ready · up 3 h", "degraded", "index: restarting", "98,120 episodes · 1 session · 48.1 MB",
-        "read-only", "120 rows to index · 3 given up · oldest 12 s · about 4 s to go · not calling the index",
-        "embedded · unavailable · 98,000 points · building a faster one · restarted 1 time", "the child ended",
-        "4 connections · 10 requests · 1 error", "outbox running, restarted 2 times", "daemon 92.0 MB (pid 12)",
+        "nexusd 0.1.0 · ready · up 3 h", "degraded", "index: restarting", "read-only",
+        "98,120 episodes · 1 session · 48.1 MB",
+        "120 rows to index · 3 given up · oldest 12 s · about 4 s to go · not calling the index",
+        "embedded · unavailable · 98,000 points · building a faster one · restarted 1 time",
+        "the child ended",
+        "4 connections · 10 requests · 1 error", "outbox running, restarted 2 times",
+        "daemon 92.0 MB (pid 12)",
     ):  # fmt: skip
         assert piece in text
 
@@ -74,7 +77,8 @@ def test_status_of_nothing_is_shown() -> None:
 @given(st.text(), st.integers(20, 120))
 def test_stored_text_is_never_markup_and_never_breaks_the_page(text: str, width: int) -> None:
     package = msgspec.convert(
-        {"text": f"[red]{text}[/nothing]", "tokens": 1, "tokenBudget": 2, "items": [], "leftOut": [], "degraded": []},
+        {"text": f"[red]{text}[/nothing]", "tokens": 1, "tokenBudget": 2, "items": [], "leftOut": [],
+         "degraded": []},
         MemoryContext,
     )  # fmt: skip
     page = drawn(render.context(package, NOW_MS), width)

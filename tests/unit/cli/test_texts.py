@@ -14,8 +14,9 @@ SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
     [
         (0, "just now"), (4 * SECOND, "just now"), (59 * SECOND, "59 s ago"), (60 * SECOND, "1 min ago"),
         (59 * MINUTE, "59 min ago"), (HOUR, "1 h ago"), (23 * HOUR, "23 h ago"), (DAY, "1 day ago"),
-        (3 * DAY, "3 days ago"), (29 * DAY, "29 days ago"), (30 * DAY, "1 month ago"), (400 * DAY, "13 months ago"),
-        (800 * DAY, "2 years ago"), (-2 * SECOND, "just now"), (-3 * HOUR, "in 3 h"),
+        (3 * DAY, "3 days ago"), (29 * DAY, "29 days ago"), (30 * DAY, "1 month ago"),
+        (400 * DAY, "13 months ago"), (800 * DAY, "2 years ago"), (-2 * SECOND, "just now"),
+        (-3 * HOUR, "in 3 h"),
     ],
 )  # fmt: skip
 def test_age_is_in_one_unit(ago_ms: int, text: str) -> None:
@@ -24,7 +25,8 @@ def test_age_is_in_one_unit(ago_ms: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bytes_", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (48_123_456, "48.1 MB"), (3e12, "3.0 TB")]
+    ("bytes_", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (48_123_456, "48.1 MB"), (3e12, "3.0 TB")],
 )
 def test_size_is_in_one_unit(bytes_: float, text: str) -> None:
     assert size(bytes_) == text

@@ -27,7 +27,8 @@ def test_every_error_of_the_tree_comes_back_as_itself(cls: type[RpcError]) -> No
     error = rebuilt(wire(cls.code, kind=cls.kind, retryable=cls.retryable, requestId="r"))
     if cls is not RpcError:
         assert type(error) is cls
-    assert (error.code, error.kind, error.retryable, error.request_id) == (cls.code, cls.kind, cls.retryable, "r")
+    assert (error.code, error.kind, error.retryable) == (cls.code, cls.kind, cls.retryable)
+    assert error.request_id == "r"
     assert error.message == "A message."
 
 

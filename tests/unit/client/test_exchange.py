@@ -39,19 +39,15 @@ def test_pauses_are_jittered_and_bounded_and_the_tries_counted(
     clock = Clock()
     calls = caller(Retry(tries, first_s, longest_s), clock, seed)
     steps = calls.exchange(READ, calls.deadline(1e9))
-    step = next(steps)
-    sent = 0
+    for sent in range(1, tries):
+        assert isinstance(next(steps), Send)
+        pause = steps.send(Unsent(ConnectionFailed()))
+        assert isinstance(pause, Pause)
+        assert 0 <= pause.seconds <= min(longest_s, first_s * 2 ** (sent - 1))
+        clock.now += pause.seconds
+    assert isinstance(next(steps), Send)
     with pytest.raises(ConnectionFailed):
-        while True:
-            if isinstance(step, Send):
-                sent += 1
-                step = steps.send(Unsent(ConnectionFailed()))
-            else:
-                assert isinstance(step, Pause)
-                assert 0 <= step.seconds <= min(longest_s, first_s * 2 ** (sent - 1))
-                clock.now += step.seconds
-                step = next(steps)
-    assert sent == tries
+        steps.send(Unsent(ConnectionFailed()))
 
 
 def test_every_try_has_an_id_of_its_own() -> None:

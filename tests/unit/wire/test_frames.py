@@ -127,17 +127,6 @@ def test_the_unfinished_line_at_the_end_of_the_stream_is_the_last_frame() -> Non
     assert reader.last_frame() is None
 
 
-def test_it_is_exhausted_when_all_was_taken() -> None:
-    reader = FrameReader(100)
-    reader.feed(b"1\n2")
-    assert not reader.exhausted
-    assert reader.next_frame() == b"1"
-    assert not reader.exhausted
-    assert reader.next_frame() is None
-    assert reader.last_frame() == b"2"
-    assert reader.exhausted
-
-
 @pytest.mark.parametrize(("first", "expected"), [
     *((byte, True) for byte in b"{[ \t\r\n"), *((byte, False) for byte in b'GPO"1\x00\x16\xef'),
 ])
