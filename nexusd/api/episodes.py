@@ -75,7 +75,7 @@ class EpisodesApi:
         if not params.wait_for:
             return stored
         if isinstance(stored, msgspec.Raw):  # a repeated call: it waits as the first one did
-            stored = msgspec.json.decode(stored, type=CreatedEpisodes)
+            stored = _created(stored)
         ids = [item.id for item in stored.items if isinstance(item, Episode)]
         await self._worker.wait_for(COLLECTION, ids, params.timeout_ms / 1000)
         return CreatedEpisodes([self._now(i) if isinstance(i, Episode) else i for i in stored.items])
@@ -186,6 +186,14 @@ class EpisodesApi:
                 example={"query": "tomatoes"},
             ),
         ]
+
+
+def _created(reply: msgspec.Raw) -> CreatedEpisodes:
+    """The kept reply as records; told apart by the key `error`, which no episode has."""
+    items = msgspec.json.decode(reply)["items"]
+    return CreatedEpisodes([
+        msgspec.convert(item, ItemError) if "error" in item else msgspec.convert(item, Episode) for item in items
+    ])
 
 
 def _item(position: int, item: dict[str, object], call: Call) -> NewEpisode | ItemError:

@@ -1,6 +1,7 @@
 """Makes the receipt under which the store remembers a mutating call.
 
-Owns what counts as "the same call": method, principal and every parameter except the key itself.
+Owns what counts as "the same call": method, principal and every parameter, except the key itself and how
+long to wait for the index, which changes nothing that is stored.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 
 import msgspec
 
-from nexusd.model.fields import Mutation
+from nexusd.model.fields import Mutation, Wait
 from nexusd.store.idempotency import Receipt
 from nexusd.wire.methods import Call
 
@@ -18,8 +19,11 @@ def receipt_for(call: Call, method: str, params: Mutation) -> Receipt | None:
     """The receipt of this call, or None when the caller gave no idempotencyKey."""
     if params.idempotency_key is None:
         return None
+    bare = msgspec.structs.replace(params, idempotency_key=None)
+    if isinstance(bare, Wait):
+        bare = msgspec.structs.replace(bare, wait_for=None, timeout_ms=1)
     # Metadata is a dict: sorted, the order in which a client writes its keys makes no other call of it.
-    body = msgspec.json.encode(msgspec.structs.replace(params, idempotency_key=None), order="deterministic")
+    body = msgspec.json.encode(bare, order="deterministic")
     return Receipt(
         key=params.idempotency_key,
         principal=call.principal.name,

@@ -98,10 +98,10 @@ class ShardServer:
         self._background.finish()
         # An update and a rebuild that both have work take turns, or one would wait for the other's end.
         self._rebuilds_turn = not self._rebuilds_turn
-        if self._rebuilds.wants_to_step and (self._rebuilds_turn or not self._may_write):
-            self._rebuilds.step()
-        elif self._updates.applying:
+        if self._updates.applying:  # begun is finished: a shard must not be swapped in the middle of an update
             self._updates.apply_slice()
+        elif self._rebuilds.wants_to_step and (self._rebuilds_turn or not self._may_write):
+            self._rebuilds.step()
         elif (collection := self._rebuilds.heard()) is not None:
             if not self._rebuilds.about_to_copy:
                 self._rebuilds.listen()

@@ -139,6 +139,14 @@ def test_create_many_answers_each_item_with_its_row_or_its_own_error(client: Cli
     assert answer[0]["id"] < answer[4]["id"]
 
 
+def test_a_repeated_create_many_waits_and_answers_like_the_first(client: Client, session: int) -> None:
+    items = [{"sessionId": session, "userMessage": "one", "aiResponse": ""}, {"sessionId": session}]
+    first = client.call("episodes.createMany", items=items, idempotencyKey="many")
+    again = client.call("episodes.createMany", items=items, idempotencyKey="many", waitFor="indexed")
+    assert again["items"][0] == {**first["items"][0], "vector": "indexed"}
+    assert again["items"][1]["error"]["data"]["kind"] == "invalid_params"
+
+
 def test_nexusctl_stores_and_finds(daemon: Daemon) -> None:
     def nexusctl(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

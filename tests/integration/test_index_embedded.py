@@ -339,7 +339,9 @@ def shards(directory: Path) -> list[str]:
 
 
 def has_graph(directory: Path) -> bool:
-    return any((directory / SPEC.name).rglob("links*"))
+    with contextlib.suppress(FileNotFoundError):  # the engine's files come and go under the walk
+        return any((directory / SPEC.name).rglob("links*"))
+    return False
 
 
 def rebuilt(index: EmbeddedIndex, directory: Path) -> bool:
