@@ -36,8 +36,8 @@ from nexusd.store.episodes import (
     update_episode,
 )
 from nexusd.sync.worker import OutboxWorker
-from nexusd.wire.replies import error_object
 from nexusd.wire.methods import Call, Method
+from nexusd.wire.replies import error_object
 from nexusd.wire.validation import validate
 
 COLLECTION = "episodes"

@@ -108,7 +108,7 @@ class UpdateEpisode(Wait, frozen=True, kw_only=True):
     id: Id
     user_message: UserMessage | UnsetType = UNSET
     ai_response: AiResponse | UnsetType = UNSET
-    token_count: TokenCount | None | UnsetType = UNSET
+    token_count: TokenCount | UnsetType | None = UNSET
     metadata: Annotated[Metadata | UnsetType, Meta(description="Replaces the metadata.")] = UNSET
 
     def __post_init__(self) -> None:

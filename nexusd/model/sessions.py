@@ -61,7 +61,7 @@ class UpdateSession(Mutation, frozen=True, kw_only=True):
     id: Id | None = None
     external_id: ExternalId | None = None
     name: Annotated[Name | UnsetType, Meta(description="New display name; not empty.")] = UNSET
-    project_id: Annotated[Id | None | UnsetType, Meta(description="New project; null takes it out.")] = UNSET
+    project_id: Annotated[Id | UnsetType | None, Meta(description="New project; null takes it out.")] = UNSET
     metadata: Annotated[Metadata | UnsetType, Meta(description="Replaces the metadata.")] = UNSET
 
     def __post_init__(self) -> None:

@@ -18,10 +18,10 @@ from nexusd.store.database import Database
 from nexusd.store.meta import get_meta, set_meta
 from nexusd.store.outbox import requeue_collection
 from nexusd.store.reconciling import (
+    RowVersion,
     count_queued,
     count_rows,
     queue_deletes,
-    RowVersion,
     queue_upserts,
     row_versions,
 )

@@ -51,10 +51,20 @@ def episode_document(source: EpisodeSource, epoch: str) -> Document:
             "projectId": source.project_id,
             "createdAt": source.created_at,
             "epoch": epoch,
-            # only what a filter can ask for: equality of top-level scalars
-            "metadata": {k: v for k, v in source.metadata.items() if isinstance(v, str | int | bool)},
+            "metadata": _filterable(source.metadata),
         },
     )
+
+
+def _filterable(metadata: dict[str, Any]) -> dict[str, str | int | bool]:
+    """What a filter can ask for: equality of top-level strings, integers (1.0 is 1, as in SQL) and booleans."""
+    found = {}
+    for key, value in metadata.items():
+        if isinstance(value, str | int):
+            found[key] = value
+        elif isinstance(value, float) and value.is_integer():
+            found[key] = int(value)
+    return found
 
 
 # Every collection that is kept in the index, by its logical name.

@@ -323,7 +323,7 @@ FILTERS = st.builds(Filter, must=SOME, should=SOME, must_not=SOME)
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
-    return type(one) in (int, float) and type(other) in (int, float) and float(one) == float(other) or one == other
+    return (type(one) in (int, float) and type(other) in (int, float) and float(one) == float(other)) or one == other
 
 
 def values_at(payload: dict[str, Any], key: str) -> list[Any]:

@@ -201,7 +201,7 @@ async def test_caller_that_goes_away_leaves_no_search_behind(memory: Memory) -> 
     memory.embedder.gate = asyncio.Event()
     before = asyncio.all_tasks()
     search = asyncio.create_task(memory.find("ladder"))
-    while not memory.embedder.query_calls:  # noqa: ASYNC110 - the model's double has no event for it
+    while not memory.embedder.query_calls:
         await asyncio.sleep(0)
     search.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -296,7 +296,7 @@ async def test_idle_writer_empties_the_wal(tmp_path: Path) -> None:
         session = await new_session(database)
         await database.write(insert_episode, said(session, "x" * 100_000), 1)
         async with asyncio.timeout(30):
-            while database.progress().wal_bytes:  # noqa: ASYNC110 - the writer turns once a second, unannounced
+            while database.progress().wal_bytes:
                 await asyncio.sleep(0.05)
         assert path.with_name("nexus.db-wal").stat().st_size == 0
         assert database.progress().turn_age_s < 20

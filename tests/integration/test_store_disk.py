@@ -70,7 +70,7 @@ async def test_full_disk_fails_the_batch_refuses_writes_and_recovers(
         assert database.progress().disk == "full"
         disk.write_error = None
         async with asyncio.timeout(30):
-            while database.progress().disk != "ok":  # noqa: ASYNC110 - the next probe, unannounced
+            while database.progress().disk != "ok":
                 await asyncio.sleep(0.01)
         await database.write(set_meta, "after", "v")
         assert database.peek(get_meta, "probe") is None

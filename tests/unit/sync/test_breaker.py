@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from fakes.clock import ManualClock
@@ -53,5 +54,5 @@ def test_a_pause_stays_between_the_floor_and_the_limit(attempt: int, limit_s: fl
 
 def test_the_ceiling_doubles() -> None:
     longest = [max(backoff_s(n, 300, random.Random(seed)) for seed in range(500)) for n in (1, 2, 3, 4)]
-    for shorter, longer in zip(longest, longest[1:], strict=False):
+    for shorter, longer in itertools.pairwise(longest):
         assert 1.7 < longer / shorter < 2.3
