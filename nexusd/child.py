@@ -94,7 +94,8 @@ class ChildProcess:
         self.start()
         deadline = time.monotonic() + timeout_s
         try:
-            await asyncio.wait_for(self._up.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # not wait_for: until 3.12 it can swallow a cancellation
+                await self._up.wait()
         except TimeoutError:
             raise ChildUnavailable(f"{self.name} is not running: {self.last_error or 'starting'}") from None
         return await self._exchange(op, payload, max(0.001, deadline - time.monotonic()))

@@ -80,7 +80,7 @@ class EpisodesApi:
         await self._worker.wait_for(COLLECTION, ids, params.timeout_ms / 1000)
         return CreatedEpisodes([self._now(i) if isinstance(i, Episode) else i for i in stored.items])
 
-    async def get(self, _call: Call, params: GetEpisode) -> Episode:
+    def get(self, _call: Call, params: GetEpisode) -> Episode:
         """One exchange by its id."""
         return self._store.peek(select_episode, params.id)
 
@@ -145,6 +145,7 @@ class EpisodesApi:
                 result=Episode,
                 handler=self.get,
                 role="read",
+                immediate=True,
                 errors=(EpisodeNotFound,),
             ),
             Method(

@@ -32,7 +32,7 @@ class OutboxApi:
         self._worker = worker
         self._clock = clock
 
-    async def status(self, _call: Call, _params: NoParams) -> OutboxStatus:
+    def status(self, _call: Call, _params: NoParams) -> OutboxStatus:
         """How far the index is behind."""
         return self._worker.status()
 
@@ -59,6 +59,7 @@ class OutboxApi:
                 result=OutboxStatus,
                 handler=self.status,
                 role="read",
+                immediate=True,
                 example={},
             ),
             Method(

@@ -45,11 +45,11 @@ class SessionsApi:
         """A page of sessions, newest first."""
         return await self._store.read(list_sessions, params)
 
-    async def get(self, _call: Call, params: GetSession) -> Session:
+    def get(self, _call: Call, params: GetSession) -> Session:
         """One session by its row id."""
         return self._store.peek(select_session, params.id)
 
-    async def get_by_external_id(self, _call: Call, params: GetSessionByExternalId) -> Session:
+    def get_by_external_id(self, _call: Call, params: GetSessionByExternalId) -> Session:
         """One session by the caller's own id."""
         return self._store.peek(select_session_by_external_id, params.external_id)
 
@@ -93,6 +93,7 @@ class SessionsApi:
                 result=Session,
                 handler=self.get,
                 role="read",
+                immediate=True,
                 errors=(SessionNotFound,),
             ),
             Method(
@@ -102,6 +103,7 @@ class SessionsApi:
                 result=Session,
                 handler=self.get_by_external_id,
                 role="read",
+                immediate=True,
                 errors=(SessionNotFound,),
             ),
             Method(

@@ -27,8 +27,9 @@ class SystemApi:
         self._table = table
         self._health = health
         self._status = status
+        self._document: dict[str, Any] | None = None  # made once: the methods are the same until the end
 
-    async def health(self, _call: Call, _params: NoParams) -> Health:
+    def health(self, _call: Call, _params: NoParams) -> Health:
         """Whether the daemon does its job."""
         return self._health()
 
@@ -37,11 +38,13 @@ class SystemApi:
         status: SystemStatus = await self._status()
         return status
 
-    async def discover(self, _call: Call, _params: NoParams) -> dict[str, Any]:
+    def discover(self, _call: Call, _params: NoParams) -> dict[str, Any]:
         """Every method as an OpenRPC document."""
-        return discover(self._table)
+        if self._document is None:
+            self._document = discover(self._table)
+        return self._document
 
-    async def help(self, _call: Call, params: Help) -> dict[str, Any]:
+    def help(self, _call: Call, params: Help) -> dict[str, Any]:
         """One method, or the names of all."""
         return describe(self._table, params.method)
 
@@ -55,6 +58,7 @@ class SystemApi:
                 result=Health,
                 handler=self.health,
                 role="read",
+                immediate=True,
                 example={},
             ),
             Method(
@@ -73,6 +77,7 @@ class SystemApi:
                 result=dict[str, Any],
                 handler=self.discover,
                 role="read",
+                immediate=True,
                 example={},
             ),
             Method(
@@ -82,6 +87,7 @@ class SystemApi:
                 result=dict[str, Any],
                 handler=self.help,
                 role="read",
+                immediate=True,
                 errors=(MethodNotFound,),
                 example={"method": "episodes.create"},
             ),

@@ -16,9 +16,10 @@ _WORD = re.compile(r"\w+")
 _UNTELLING = frozenset(
     {
         "the", "and", "but", "not", "are", "was", "were", "been", "has", "have", "had", "did", "does",
-        "can", "could", "will", "would", "should", "may", "might", "must", "what", "when", "where", "which", "who",
-        "whom", "whose", "why", "how", "this", "that", "these", "those", "there", "here", "with", "from",
-        "for", "into", "about", "our", "your", "his", "her", "its", "their", "you", "she", "they", "them", "him", "any",
+        "can", "could", "will", "would", "should", "may", "might", "must", "what", "when", "where",
+        "which", "who", "whom", "whose", "why", "how", "this", "that", "these", "those", "there",
+        "here", "with", "from", "for", "into", "about", "our", "your", "his", "her", "its", "their",
+        "you", "she", "they", "them", "him", "any",
     }
 )  # fmt: skip
 

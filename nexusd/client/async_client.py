@@ -285,7 +285,7 @@ class AsyncClient:
         link = self._link
         if link is not None and link.closed is None:
             return link
-        if True:
+        async with self._connecting:
             if self._link is None or self._link.closed is not None:
                 self._link = await self._opened()
             link = self._link

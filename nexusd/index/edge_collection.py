@@ -5,6 +5,7 @@ Owns a directory:
     <name>/manifest.json   dimension, distance, incarnation, and which shard is the valid one
     <name>/shard-<n>/      the valid shard; any other is a fragment of a rebuild and is swept
     <name>/journal-<n>     updates since the last flush; see `nexusd.index.journal`
+    <name>/changed         points changed since the last rebuild, by which the next one is due; a hint
     <name>/opening         how many openings in a row did not come to an end
 
 A collection that cannot be loaded is set aside as `<name>.broken-<n>` and begun anew under another
@@ -39,6 +40,7 @@ from nexusd.index.journal import Journal, replay
 
 MANIFEST = "manifest.json"
 OPENING = "opening"
+CHANGED = "changed"
 MAX_FAILED_OPENINGS = 4  # a shard that kills its reader (SIGBUS, abort) raises nothing: count instead
 SEARCH_EF = 128  # candidates looked at on the way; recall 0.99 and better on clustered data at 100,000 points
 KEPT_BROKEN = 2  # evidence for people; more would only fill the disk
@@ -75,7 +77,11 @@ class EdgeCollection:
         self.hnsw_from = hnsw_from  # points
         self.journal = Journal(directory)
         self.touched: set[int] | None = None  # while it is a set, the ids that updates touch are added
-        self.tail_floor = 0  # points that the last rebuild left without a graph; another would too
+        # Every search looks at each changed point, for no graph covers it. The engine's own count of indexed
+        # vectors goes on counting those that were deleted or overwritten, so it cannot tell how many these are.
+        self._changed: set[int] = set()
+        self._changed_before = _noted_number(directory / CHANGED)
+        self._before_copy: set[int] = set()
 
     @classmethod
     def open(cls, directory: Path, *, dimension: int, distance: str, hnsw_from: int) -> EdgeCollection:
@@ -142,15 +148,35 @@ class EdgeCollection:
 
     def upsert(self, points: list[edge.Point]) -> None:
         """Apply; on disk only when the journal has it or after the next flush."""
-        if self.touched is not None:
-            self.touched.update(_id(point) for point in points)
+        self._touch([_id(point) for point in points])
         self.shard.update(edge.UpdateOperation.upsert_points(points))
 
     def delete(self, ids: list[int]) -> None:
         """Apply; on disk only when the journal has it or after the next flush."""
+        self._touch(ids)
+        self.shard.update(edge.UpdateOperation.delete_points([*ids]))
+
+    def _touch(self, ids: list[int]) -> None:
+        self._changed.update(ids)
         if self.touched is not None:
             self.touched.update(ids)
-        self.shard.update(edge.UpdateOperation.delete_points([*ids]))
+
+    @property
+    def changed(self) -> int:
+        """How many points were changed since the last rebuild; a few may be counted twice."""
+        return self._changed_before + len(self._changed)
+
+    def note_copy(self) -> None:
+        """A copy of the flushed files is about to be taken: `touched` and `changed` begin there."""
+        self.touched = set()
+        self._before_copy = self._changed
+        self._changed = set()
+
+    def forget_copy(self) -> None:
+        """Nothing came of the copy."""
+        self.touched = None
+        self._changed |= self._before_copy
+        self._before_copy = set()
 
     @property
     def place(self) -> Path:
@@ -161,6 +187,7 @@ class EdgeCollection:
         """Put all that was applied on disk, and begin the journal anew; not while it is being synced."""
         self.shard.flush()
         self.journal.renew()
+        (self.directory / CHANGED).write_text(str(self.changed + len(self._before_copy)))
 
     def search(
         self, vector: bytes, limit: int, where: dict[str, Any] | None
@@ -199,11 +226,6 @@ class EdgeCollection:
         """How many points there are, exactly."""
         return self.shard.count(edge.CountRequest(exact=True))
 
-    def tail(self) -> int:
-        """Points that no graph covers: every search looks at each of them."""
-        info = self.shard.info()
-        return max(0, info.points_count - info.indexed_vectors_count)
-
     def copy_of(self, ids: Iterable[int]) -> list[edge.Point]:
         """The points of these ids as they are now; those that are gone are missing."""
         records = self.shard.retrieve([*ids], with_payload=True, with_vector=True)
@@ -228,7 +250,9 @@ class EdgeCollection:
         """Serve from the shard that is the valid one now; answers the place of the old one, to be removed."""
         old_shard, old_place = self.shard, self.place
         self.manifest, self.shard = manifest, shard
-        self.tail_floor = self.tail()
+        self.touched = None
+        self._changed_before = 0
+        self._before_copy = set()
         old_shard.close()
         return old_place
 
@@ -286,11 +310,16 @@ def _count_opening(directory: Path) -> None:
     if shutil.disk_usage(directory).free < MIN_FREE_BYTES:
         raise ShardUnusableError(f"less than {MIN_FREE_BYTES // 2**20} MB free on the disk")
     mark = directory / OPENING
-    noted = mark.read_bytes() if mark.exists() else b""
-    failed = int(noted) if noted.isdigit() else 0  # a power cut may have left it empty
+    failed = _noted_number(mark)
     if failed >= MAX_FAILED_OPENINGS:
         raise BrokenShardError(f"{failed} openings in a row ended the process")
-    mark.write_bytes(str(failed + 1).encode())
+    mark.write_text(str(failed + 1))
+
+
+def _noted_number(path: Path) -> int:
+    """A number that may not be there; a power cut may have left the file empty."""
+    noted = path.read_bytes() if path.exists() else b""
+    return int(noted) if noted.isdigit() else 0
 
 
 def set_aside(directory: Path, reason: str) -> Path:

@@ -192,7 +192,8 @@ class EmbeddedIndex:
         return spec
 
     async def _open_again(self, child: ChildProcess) -> None:
-        """A fresh child knows no collection."""
+        """A fresh child knows no collection; and it is up only when it has answered something."""
+        await child.call_starting("watch", {"seen": None, "within_s": 0.0}, timeout_s=self._timeout_s)
         for spec in list(self._specs.values()):
             try:
                 opened = await child.call_starting("ensure", asdict(spec), timeout_s=self._timeout_s)

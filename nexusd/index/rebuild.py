@@ -112,7 +112,7 @@ class Rebuild:
         match word:
             case "ready":
                 self.holds_updates = True
-                self.collection.touched = set()
+                self.collection.note_copy()
                 self._reached("copying")
                 self._say("copy\n")
             case "copied":
@@ -184,7 +184,6 @@ class Rebuild:
 
     def _adopt(self, shard: edge.EdgeShard) -> None:
         old_place = self.collection.adopt(self._manifest, shard)
-        self.collection.touched = None
         self.holds_updates = False
         self.done = True
         self._reached("adopted")
@@ -214,7 +213,7 @@ class Rebuild:
         self.holds_updates = False
         if self.done:
             return
-        self.collection.touched = None
+        self.collection.forget_copy()
         self._process.kill()
         self._process.wait()
         self._close_pipes()

@@ -35,18 +35,25 @@ def main() -> None:
         sys.exit(1)
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     config = shard_config(int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
-    print("ready", flush=True)  # noqa: T201  stdout is the way to speak here
+    _say("ready")
     if sys.stdin.readline() != "copy\n":
         sys.exit(1)
     shutil.copytree(source, target)
-    print("copied", flush=True)  # noqa: T201
+    _say("copied")
     lower_priority(NICENESS)  # only now: updates wait while the copy is taken
     shard = edge.EdgeShard.load(str(target), config)  # as it should be now, not when it was made
     shard.optimize()
     shard.flush()
     shard.close()
     sync_tree(target)
-    print("done", flush=True)  # noqa: T201
+    _say("done")
+
+
+def _say(word: str) -> None:
+    try:
+        print(word, flush=True)  # noqa: T201  stdout is the way to speak here
+    except BrokenPipeError:  # nobody listens any more
+        os._exit(1)  # not sys.exit: that would try to flush stdout once more
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class RebuildSchedule:
         if self._running is not None or time.monotonic() < self._not_before_s:
             return
         for collection in collections:
-            if collection.tail() - collection.tail_floor >= self._rebuild_after:
+            if collection.changed >= self._rebuild_after:
                 try:
                     self._running = Rebuild(collection, self._background, self._reached)
                 except OSError as error:

@@ -19,11 +19,11 @@ from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.episode_filter import filter_conditions
 from nexusd.store.values import in_powers_of_two, placeholders
 
-# The columns of a record; `o.state` is null where the outbox owes nothing.
+# The columns of a record of `episodes e`; the last is null where the outbox owes nothing. A subquery: as a
+# LEFT JOIN it took four times as long for one row (12.7 us against 3.0).
 EPISODE_COLUMNS = """
 e.id, e.session_id, e.user_message, e.ai_response, e.token_count, e.metadata, e.version, e.created_at,
-e.updated_at, o.state"""
-EPISODE_TABLES = "episodes e LEFT JOIN outbox o ON o.collection = 'episodes' AND o.row_id = e.id"
+e.updated_at, (SELECT o.state FROM outbox o WHERE o.collection = 'episodes' AND o.row_id = e.id)"""
 
 _VECTOR: dict[str | None, VectorState] = {
     None: "indexed",
@@ -47,22 +47,22 @@ INSERT INTO episodes
 VALUES {rows}"""
 
 # one exchange
-SELECT_EPISODE = f"SELECT {EPISODE_COLUMNS} FROM {EPISODE_TABLES} WHERE e.id = ?"
+SELECT_EPISODE = f"SELECT {EPISODE_COLUMNS} FROM episodes e WHERE e.id = ?"
 
 # exchanges by their ids, as far as they pass a filter
 SELECT_EPISODES = f"""
-SELECT {EPISODE_COLUMNS} FROM {EPISODE_TABLES}
+SELECT {EPISODE_COLUMNS} FROM episodes e
 WHERE e.id IN (SELECT value FROM json_each(?)) AND {{conditions}}"""
 
 # a session's exchanges, newest first, before a place
 LIST_EPISODES_DOWN = f"""
-SELECT {EPISODE_COLUMNS} FROM {EPISODE_TABLES}
+SELECT {EPISODE_COLUMNS} FROM episodes e
 WHERE e.session_id = ? AND (e.created_at, e.id) < (?, ?)
 ORDER BY e.created_at DESC, e.id DESC LIMIT ? OFFSET ?"""
 
 # a session's exchanges, oldest first, after a place
 LIST_EPISODES_UP = f"""
-SELECT {EPISODE_COLUMNS} FROM {EPISODE_TABLES}
+SELECT {EPISODE_COLUMNS} FROM episodes e
 WHERE e.session_id = ? AND (e.created_at, e.id) > (?, ?)
 ORDER BY e.created_at, e.id LIMIT ? OFFSET ?"""
 

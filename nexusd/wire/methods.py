@@ -6,7 +6,8 @@ calls them; discovery and help describe them. Knows no resource.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,14 +35,19 @@ class Call(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC method. `handler` takes the call and an instance of `params` and answers `result`'s type."""
+    """One RPC method. `handler` takes the call and an instance of `params` and answers `result`'s type.
+
+    An `immediate` one is a plain function that waits for nothing (a look-up by key): it is answered in the turn
+    of the loop in which it came, which is half the price. All others are coroutine functions.
+    """
 
     name: str                                   # resource.verb, as on the wire
     summary: str                                # one sentence for help and discovery
     params: type[Params]
     result: Any                                 # the type that msgspec encodes and describes
-    handler: Callable[[Call, Any], Awaitable[Any]]
+    handler: Callable[[Call, Any], Any]
     role: Role
+    immediate: bool = False
     mutates: bool = False                       # takes idempotencyKey
     errors: tuple[type[RpcError], ...] = ()     # those of its own, beside what every method may answer
     example: dict[str, Any] | None = None       # parameters that work on an empty store, where there are any
@@ -68,6 +74,8 @@ class MethodTable:
             ValueError: a name is taken.
         """
         for method in methods:
+            if method.immediate == inspect.iscoroutinefunction(method.handler):
+                raise ValueError(f"method {method.name}: a coroutine function is never immediate, all else is")
             if method.name in self._methods:
                 raise ValueError(f"method {method.name} is registered twice")
             self._methods[method.name] = method

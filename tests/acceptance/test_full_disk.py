@@ -75,7 +75,8 @@ def test_a_full_disk_is_told_and_reads_go_on_and_writes_resume_without_a_restart
         acknowledged = [kept["id"]]
         with pytest.raises(DiskFull) as refusal:
             for n in range(10_000):
-                row = client.call("episodes.create", sessionId=session, userMessage=f"n {n} " + "y" * 4000, aiResponse="")
+                text = f"n {n} " + "y" * 4000
+                row = client.call("episodes.create", sessionId=session, userMessage=text, aiResponse="")
                 acknowledged.append(row["id"])
         assert refusal.value.retryable
         assert client.call("health")["status"] == "degraded"

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from harness.daemon import Daemon
@@ -150,7 +151,7 @@ def test_a_repeated_create_many_waits_and_answers_like_the_first(client: Client,
 def test_nexusctl_stores_and_finds(daemon: Daemon) -> None:
     def nexusctl(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "import sys; from nexusd.cli.main import main; sys.exit(main())", "--socket", str(daemon.socket_path), *arguments],
+            [str(Path(sys.executable).with_name("nexusctl")), "--socket", str(daemon.socket_path), *arguments],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60,
         )
 

@@ -10,7 +10,7 @@ import pytest
 from fakes.scripted_daemon import ScriptedDaemon, does_it_and_hangs_up, held, refuses, stays_silent
 
 from nexusd.client import AsyncClient, ClientClosed, Retry
-from nexusd.errors import TooLarge
+from nexusd.errors import InvalidRequest, TooLarge
 
 pytestmark = pytest.mark.anyio
 EXCHANGE = {"sessionId": 1, "userMessage": "Where is the key?", "aiResponse": "Under the mat."}
@@ -119,6 +119,19 @@ async def test_oversized_message_is_blamed_on_the_largest_and_the_others_go_on(
             await client.call("echo", text="x" * 100_000)
         daemon.release()
     assert small.result() == {"n": 1}
+
+
+async def test_call_that_was_given_up_is_blamed_for_nothing(
+    client: AsyncClient, daemon: ScriptedDaemon
+) -> None:
+    daemon.acts["echo"] = [stays_silent, refuses(-32600, "invalid_request", nameless=True)]
+    leaving = asyncio.create_task(client.call("echo", n=1))
+    await asked(daemon, "echo")
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    with pytest.raises(InvalidRequest):
+        await client.call("echo", n=2, timeout_s=5)
 
 
 async def test_close_ends_the_calls_on_the_way(client: AsyncClient, daemon: ScriptedDaemon) -> None:

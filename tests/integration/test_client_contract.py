@@ -37,7 +37,7 @@ from nexusd.client import (
     Retry,
     RpcError,
 )
-from nexusd.errors import DiskFull, TooLarge
+from nexusd.errors import DiskFull, OutcomeUnknown, TooLarge
 from nexusd.model.episodes import CreateEpisode, Episode
 from nexusd.model.memory import MemoryFilter, MemoryHits
 
@@ -269,6 +269,15 @@ def test_method_that_the_daemon_does_not_explain_is_never_sent_twice(
 ) -> None:
     daemon.acts["robots.feed"] = [does_it_and_hangs_up]
     with pytest.raises(ConnectionFailed, match="was lost"):
+        client.call("robots.feed")
+    assert len(daemon.calls("robots.feed")) == 1
+
+
+def test_unknown_outcome_of_an_unexplained_method_is_left_to_the_caller(
+    client: Client, daemon: ScriptedDaemon
+) -> None:
+    daemon.acts["robots.feed"] = [refuses(-32014, "outcome_unknown", retryable=True)]
+    with pytest.raises(OutcomeUnknown):
         client.call("robots.feed")
     assert len(daemon.calls("robots.feed")) == 1
 
