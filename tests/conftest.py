@@ -28,6 +28,7 @@ settings.register_profile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the campaigns, and more examples")
+    parser.addoption("--update-readme", action="store_true", help="write the output of the README's examples anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:

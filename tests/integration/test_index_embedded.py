@@ -361,9 +361,9 @@ async def test_a_crash_at_any_step_of_a_rebuild_leaves_one_valid_shard_with_ever
     async with opened(tmp_path, rebuild_after=300, module=dying_child) as index:
         async with writing(index) as writers:
             await until((tmp_path / f"died-at-{step}").exists)
-            await until(lambda: index.health().restarts == 1 and index.health().available)
             valid = valid_shard(tmp_path)
             assert valid == ("shard-2" if step in {"named", "adopted", "removed"} else "shard-1")
+            await until(lambda: index.health().restarts == 1 and index.health().available)
             await until(lambda: valid_shard(tmp_path) != valid)  # the next rebuild comes to its end
         assert writers.contradicts(await versions(index)) == []
         assert index.health().restarts == 1
