@@ -73,8 +73,9 @@ def _run_on_a_terminal(command: str, directory: Path, environ: dict[str, str]) -
 
 
 def _plain(output: str, directory: Path) -> str:
-    """What must be equal: everything but numbers, and where the example ran."""
+    """What must be equal: everything but numbers, where the example ran, and whether the log was folded in yet."""
     shown = output.strip().replace(str(directory), "DIR").replace("/home/me/nexusd", "DIR")
+    shown = re.sub(r" \+ [\d.]+ \wB WAL", "", shown)
     return re.sub(r"[\s─━]+", " ", NUMBERS.sub("N", re.sub(r"\b(\d+ \w+ ago|just now)\b", "WHEN", shown)))
 
 
