@@ -138,12 +138,16 @@ class ChildProcess:
         self._up.set()  # who waits for it to come up sees that it will not
         if self._writer is not None:
             self._writer.close()
-        if self._process is not None:
+        process = self._process
+        if process is not None:
             try:
                 async with asyncio.timeout(CLOSE_GRACE_S):
-                    await self._process.wait()
+                    await process.wait()
             except TimeoutError:
-                self.kill()
+                self._log.warning("child does not end; killing it", pid=process.pid)
+                with contextlib.suppress(ProcessLookupError):  # it was faster
+                    process.kill()
+                await process.wait()
         self._keeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._keeper
@@ -157,7 +161,7 @@ class ChildProcess:
             try:
                 await self._run_once()
             except (OSError, NexusError, msgspec.MsgspecError) as error:
-                self.last_error = str(error)
+                self.last_error = f"{error} ({self.last_error})" if self.last_error else str(error)
             except Exception as error:  # noqa: BLE001  a bug in on_started must not leave the daemon without child
                 self.last_error = f"{type(error).__name__}: {error}"
                 self._log.exception("child failed in an unforeseen way")
@@ -195,7 +199,8 @@ class ChildProcess:
         finally:
             # `close` may cancel us at the await below: whoever waits is told before it
             self._up.clear()
-            self.kill()
+            if not self._closing:  # `close` gives it a moment to end well
+                self.kill()
             receiving.cancel()
             self._writer.close()
             self._writer = None
@@ -230,4 +235,6 @@ class ChildProcess:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
-            self._fail_waiting()  # here too: `on_started` may be among those who wait
+            # at once: `on_started` may be among those who wait, and nobody may ask a child that is gone
+            self._up.clear()
+            self._fail_waiting()

@@ -105,7 +105,7 @@ class EdgeCollection:
             manifest.check(directory.name, dimension, distance)
             _count_opening(directory)
             shard = load_shard(directory / manifest.shard)
-            _redo(shard, directory)
+            redo(shard, directory)
         except BrokenShardError as broken:
             set_aside(directory, str(broken))
             return cls._create(directory, dimension, distance, hnsw_from)
@@ -277,23 +277,29 @@ def read_manifest(directory: Path) -> Manifest | None:
         raise BrokenShardError(f"manifest: {error}") from error
 
 
-def _redo(shard: edge.EdgeShard, directory: Path) -> None:
-    """Apply what the journals hold and flush it.
+def redo(shard: edge.EdgeShard, directory: Path) -> None:
+    """Apply what the journals hold, see that it was taken, and flush it.
+
+    An engine whose own log was damaged ignores updates without a word: it takes them for older ones.
 
     Raises:
         BrokenShardError: the shard does not take what it took before.
         ShardUnusableError: not now.
     """
-    redone = False
+    expected: dict[int, int | None] = {}  # id to version, None where it was deleted
     try:
         for op, items in replay(directory):
-            redone = True
             if op == "upsert":
-                points = [make_point(*item) for item in items]
-                shard.update(edge.UpdateOperation.upsert_points(points))
+                shard.update(edge.UpdateOperation.upsert_points([make_point(*item) for item in items]))
+                expected.update((item[0], item[1]) for item in items)
             else:
                 shard.update(edge.UpdateOperation.delete_points(items))
-        if redone:
+                expected.update(dict.fromkeys(items))
+        if expected:
+            records = shard.retrieve([*expected], with_payload=[VERSION], with_vector=False)
+            found = {_id(record): _version(record.payload) for record in records}
+            if found != {id_: version for id_, version in expected.items() if version is not None}:
+                raise BrokenShardError("the shard ignores updates")
             shard.flush()
     except BaseException as error:
         shard.close()

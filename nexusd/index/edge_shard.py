@@ -62,7 +62,7 @@ def load_shard(place: Path) -> edge.EdgeShard:
 
 def reason_to_fail(error: BaseException, place: Path) -> BaseException:
     """Whether the shard or the machine is at fault. All come here: a panic of the engine is no Exception."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError, BrokenShardError)):
         return error
     reason = f"{type(error).__name__}: {error}"
     if _NOT_THE_SHARD.search(reason) or shutil.disk_usage(place).free < MIN_FREE_BYTES:
@@ -101,6 +101,9 @@ def shard_config(dimension: int, distance: str, hnsw_from: int) -> edge.EdgeConf
             default_segment_number=2,
         ),
         max_search_threads=2,
+        # Reading its log back is most of a load, and our journal would do. But without it the engine's operation
+        # numbers go back after a crash, and it silently ignores updates as older than what it has.
+        wal_enabled=True,
         id_tracker_memory=edge.Memory.Cached,  # mapped, not built up in memory: loading holds everybody up
     )
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import itertools
 import secrets
-from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import Any
 
@@ -44,8 +43,8 @@ _RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}
 class _AnyArguments(inspect.Signature):
     """A signature that everything fits: msgspec checks the parameters, once and better."""
 
-    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-        return inspect.BoundArguments(self, OrderedDict())
+    def bind(self, *args: Any, **kwargs: Any) -> Any:  # jsonrpcserver asks only whether this raises
+        return None
 
 
 class _Exchange(Struct, frozen=True):
@@ -89,12 +88,12 @@ class _Adapter:
         params = validate(method.params, exchange.params, positions=self._positions)
         return Call(principal, exchange.request_id), params
 
-    def _failure(self, error: Exception, exchange: _Exchange) -> dict[str, Any]:
+    def _failure(self, error: Exception, exchange: _Exchange) -> bytes:
         known = self._dispatcher.known(error, self._method.name, exchange.request_id)
         self._count.errors[known.kind] = self._count.errors.get(known.kind, 0) + 1
-        return {"error": error_object(known, exchange.request_id)}
+        return b'"error":' + encode(error_object(known, exchange.request_id))
 
-    def _finish(self, outcome: dict[str, Any], began_s: float, exchange: _Exchange) -> Any:
+    def _finish(self, outcome: bytes, began_s: float, exchange: _Exchange) -> Any:
         dispatcher = self._dispatcher
         seconds = dispatcher.clock.monotonic_s() - began_s
         self._count.count += 1
@@ -120,8 +119,9 @@ class _ImmediateAdapter(_Adapter):
         return self._finish(outcome, began_s, exchange)
 
 
-def _outcome(result: Any) -> dict[str, Any]:
-    return {"result": result if result.__class__ is Raw else Raw(encode(result))}
+def _outcome(result: Any) -> bytes:
+    """The reply's `result` member; a kept reply is JSON already."""
+    return b'"result":' + (bytes(result) if result.__class__ is Raw else encode(result))
 
 
 class _UnknownMethod:
@@ -140,7 +140,7 @@ class _UnknownMethod:
         error = MethodNotFound(f"There is no method {name}; `help` lists those there are.")
         self._count.count += 1
         self._count.errors[error.kind] = self._count.errors.get(error.kind, 0) + 1
-        return Success({"error": error_object(error, exchange.request_id)})
+        return Success(b'"error":' + encode(error_object(error, exchange.request_id)))
 
 
 class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
@@ -171,7 +171,7 @@ def _as_is(value: Any) -> Any:
 
 
 def _reply_bytes(success: Any) -> bytes:
-    return encode({"jsonrpc": "2.0", **success.result, "id": success.id})
+    return b'{"jsonrpc":"2.0",%b,"id":%b}' % (success.result, encode(success.id))
 
 
 def _encode_response(response: Any) -> Any:

@@ -145,7 +145,7 @@ async def test_a_stopped_child_is_killed_too(children: Path) -> None:
 async def test_a_child_that_never_comes_up_costs_a_call_its_deadline_and_no_more(children: Path) -> None:
     async with started(children, "stillborn") as child:
         began = time.monotonic()
-        with pytest.raises(ChildUnavailable, match="is not running|died"):
+        with pytest.raises(ChildUnavailable, match=r"is not running|died"):
             await child.call("echo", 1, timeout_s=1.0)
         assert time.monotonic() - began < 3.0
 
@@ -259,6 +259,20 @@ async def test_close_lets_the_child_end_well_and_refuses_whoever_waits(children:
     with pytest.raises(ChildUnavailable):
         await child.call("echo", 1, timeout_s=20)
     assert time.monotonic() - began < 1
+
+
+async def test_a_child_that_does_not_end_is_killed_at_close(
+    children: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusd.child.CLOSE_GRACE_S", 0.2)
+    async with started(children) as child:
+        await child.call("echo", 1, timeout_s=20)
+        process_id = child.pid
+        waiting = asyncio.create_task(child.call("sleep", 600, timeout_s=20))
+        await asyncio.sleep(0.05)
+    with pytest.raises(ChildUnavailable):
+        await waiting
+    assert not Path(f"/proc/{process_id}").exists()
 
 
 async def test_closing_before_the_child_is_up_refuses_its_callers_and_leaves_no_process(children: Path) -> None:
