@@ -14,6 +14,7 @@ incarnation, by which the caller sees that all must be sent again. Knows no pipe
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import uuid
@@ -107,8 +108,14 @@ class EdgeCollection:
             shard = load_shard(directory / manifest.shard)
             redo(shard, directory)
         except BrokenShardError as broken:
-            set_aside(directory, str(broken))
+            try:
+                set_aside(directory, str(broken))
+            except OSError as error:
+                raise ShardUnusableError(f"cannot set {directory.name} aside: {error}") from error
             return cls._create(directory, dimension, distance, hnsw_from)
+        except ShardUnusableError:
+            (directory / OPENING).unlink(missing_ok=True)  # this one did come to an end
+            raise
         except OSError as error:
             raise ShardUnusableError(f"cannot open {directory.name}: {error}") from error
         try:
@@ -166,6 +173,10 @@ class EdgeCollection:
         """How many points were changed since the last rebuild; a few may be counted twice."""
         return self._changed_before + len(self._changed)
 
+    def _note_changed(self) -> None:
+        with contextlib.suppress(OSError):  # a hint: without it the next rebuild comes too early or too late
+            (self.directory / CHANGED).write_text(str(self.changed + len(self._before_copy)))
+
     def note_copy(self) -> None:
         """A copy of the flushed files is about to be taken: `touched` and `changed` begin there."""
         self.touched = set()
@@ -187,7 +198,7 @@ class EdgeCollection:
         """Put all that was applied on disk, and begin the journal anew; not while it is being synced."""
         self.shard.flush()
         self.journal.renew()
-        (self.directory / CHANGED).write_text(str(self.changed + len(self._before_copy)))
+        self._note_changed()
 
     def search(
         self, vector: bytes, limit: int, where: dict[str, Any] | None
@@ -253,6 +264,7 @@ class EdgeCollection:
         self.touched = None
         self._changed_before = 0
         self._before_copy = set()
+        self._note_changed()
         old_shard.close()
         return old_place
 
@@ -287,6 +299,7 @@ def redo(shard: edge.EdgeShard, directory: Path) -> None:
         ShardUnusableError: not now.
     """
     expected: dict[int, int | None] = {}  # id to version, None where it was deleted
+    taken = True
     try:
         for op, items in replay(directory):
             if op == "upsert":
@@ -298,12 +311,14 @@ def redo(shard: edge.EdgeShard, directory: Path) -> None:
         if expected:
             records = shard.retrieve([*expected], with_payload=[VERSION], with_vector=False)
             found = {_id(record): _version(record.payload) for record in records}
-            if found != {id_: version for id_, version in expected.items() if version is not None}:
-                raise BrokenShardError("the shard ignores updates")
+            taken = found == {id_: version for id_, version in expected.items() if version is not None}
             shard.flush()
     except BaseException as error:
         shard.close()
         raise reason_to_fail(error, directory) from error
+    if not taken:
+        shard.close()
+        raise BrokenShardError("the shard ignores updates")
 
 
 def _count_opening(directory: Path) -> None:

@@ -62,7 +62,7 @@ def load_shard(place: Path) -> edge.EdgeShard:
 
 def reason_to_fail(error: BaseException, place: Path) -> BaseException:
     """Whether the shard or the machine is at fault. All come here: a panic of the engine is no Exception."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError, BrokenShardError)):
+    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
         return error
     reason = f"{type(error).__name__}: {error}"
     if _NOT_THE_SHARD.search(reason) or shutil.disk_usage(place).free < MIN_FREE_BYTES:

@@ -180,7 +180,7 @@ class EmbeddedIndex:
         before, self._rebuilds = self._rebuilds, state
         if state["failure"] and state["failure"] != before.get("failure"):
             self._log.error("index rebuild failed; the old shard serves on", reason=state["failure"])
-        if state["rebuilding"] and state["rebuilding"] != before.get("rebuilding"):
+        if state["rebuilding"] and state["pid"] != before.get("pid"):
             self._log.info("index rebuild begins", collection=state["rebuilding"])
         if state["finished"] > before.get("finished", 0):
             self._log.info("index rebuild done", finished=state["finished"])

@@ -126,9 +126,8 @@ def measure_peer(port: int, options: Options, report: Report, creates: float, ge
     report.add("Express service, creates, 64 clients, SYNC=FULL", f"{created.rate:,.0f}/s")
     ratio = creates / created.rate
     report.add("  nexusd creates against it", f"{ratio:.1f} x", "at least 2.5 x", holds=ratio >= 2.5)
-    ids = itertools.cycle([
-        f"GET /episodes/{i} HTTP/1.1\r\nHost: peer\r\n\r\n".encode() for i in range(1, min(created.requests, READ_EPISODES))
-    ])
+    stored = min(created.requests, READ_EPISODES)
+    ids = itertools.cycle([f"GET /episodes/{i} HTTP/1.1\r\nHost: peer\r\n\r\n".encode() for i in range(1, stored)])
     got = run_load(connect, lambda: next(ids), HttpFraming(), clients=CLIENTS, seconds=options.seconds)
     report.add("Express service, gets, 64 clients", f"{got.rate:,.0f}/s")
     ratio = gets / got.rate

@@ -179,6 +179,24 @@ async def test_what_is_on_disk_at_an_acknowledgement_is_enough(tmp_path: Path) -
             assert await versions(index) == {id_: round_ for id_ in range(1, 100) if id_ != round_}
 
 
+async def test_after_a_power_cut_the_journal_brings_back_what_the_engine_had_not_flushed(tmp_path: Path) -> None:
+    """The shard as of its last flush, with the journal as of the last acknowledgement."""
+    async with opened(tmp_path / "live") as index:
+        await index.upsert(SPEC.name, [point(id_, 1) for id_ in range(1, 100)])
+    shutil.copytree(tmp_path / "live", tmp_path / "cut")
+    for journal in (tmp_path / "cut" / SPEC.name).glob("journal-*"):
+        journal.unlink()
+    async with opened(tmp_path / "live") as index:
+        await index.upsert(SPEC.name, [point(id_, 2) for id_ in range(50, 200)])
+        await index.delete(SPEC.name, [1, 60])
+        for journal in (tmp_path / "live" / SPEC.name).glob("journal-*"):
+            shutil.copy(journal, tmp_path / "cut" / SPEC.name)
+    async with opened(tmp_path / "cut") as index:
+        expected = {**dict.fromkeys(range(1, 50), 1), **dict.fromkeys(range(50, 200), 2)}
+        assert await versions(index) == {id_: expected[id_] for id_ in expected if id_ not in (1, 60)}
+        assert (await index.search(SPEC.name, point(199, 2).vector, 1, None))[0].id == 199
+
+
 async def test_a_stopped_child_is_killed_after_the_deadline_and_comes_back(tmp_path: Path) -> None:
     async with opened(tmp_path, call_timeout_s=1.0) as index:
         await index.upsert(SPEC.name, [point(1)])
@@ -389,6 +407,7 @@ async def test_rebuilds_under_writes_and_searches_lose_nothing_double_nothing_an
         searching = asyncio.create_task(search())
         async with writing(index, ids=3000) as writers:
             await until(lambda: has_graph(tmp_path) and valid_shard(tmp_path) == "shard-4")
+            assert int((tmp_path / SPEC.name / "changed").read_text()) < 3000  # counts from the rebuild on
         searching.cancel()
         assert writers.refused == 0
         assert writers.contradicts(await versions(index)) == []

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import qdrant_edge as edge
 
-from nexusd.index.edge_collection import redo
-from nexusd.index.edge_shard import BrokenShardError, make_point, new_shard
-from nexusd.index.journal import Journal
+from nexusd.index.edge_collection import EdgeCollection, redo
+from nexusd.index.edge_shard import BrokenShardError, ShardUnusableError, make_point, new_shard
+from nexusd.index.journal import Journal, replay
 
 VECTOR = b"\x00\x00\x80\x3f" * 4
 
@@ -43,6 +43,33 @@ def test_a_shard_that_ignores_the_journal_is_broken(
     Journal(tmp_path).append(*operation)
     with pytest.raises(BrokenShardError, match="ignores updates"):
         redo(IgnoringShard(shard), tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_shard_that_another_process_holds_is_not_taken_for_broken_however_often_it_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusd.index.edge_shard.LOCK_WAIT_S", 0.0)
+    place = tmp_path / "episodes"
+    first = EdgeCollection.open(place, dimension=4, distance="Cosine", hnsw_from=100)
+    for _ in range(8):
+        with pytest.raises(ShardUnusableError, match="held by another process"):
+            EdgeCollection.open(place, dimension=4, distance="Cosine", hnsw_from=100)
+    first.close()
+    again = EdgeCollection.open(place, dimension=4, distance="Cosine", hnsw_from=100)
+    assert again.manifest == first.manifest
+    again.close()
+
+
+def test_closing_flushes_so_that_the_next_opening_has_nothing_to_redo(tmp_path: Path) -> None:
+    place = tmp_path / "episodes"
+    collection = EdgeCollection.open(place, dimension=4, distance="Cosine", hnsw_from=100)
+    collection.journal.append("upsert", [[1, 2, VECTOR, {}]])
+    collection.upsert([make_point(1, 2, VECTOR, {})])
+    collection.close()
+    assert list(replay(place)) == []
+    again = EdgeCollection.open(place, dimension=4, distance="Cosine", hnsw_from=100)
+    assert (again.scroll(0, 10), again.changed) == ([(1, 2)], 1)
+    again.close()
 
 
 def test_what_comes_last_in_the_journal_stands(tmp_path: Path, shard: edge.EdgeShard) -> None:

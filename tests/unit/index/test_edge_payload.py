@@ -1,6 +1,7 @@
 """Terms and paths: what the engine is given in place of JSON."""
 
 import pytest
+import qdrant_edge as edge
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,10 +46,14 @@ def test_a_swollen_payload_keeps_its_outermost_entries() -> None:
     assert term(("sessionId",), 7) in terms
 
 
-@given(st.dictionaries(st.text(max_size=4), st.recursive(
-    st.none() | SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-), max_size=4))
-def test_whatever_json_can_say_can_be_stored(payload: dict[str, object]) -> None:
-    import qdrant_edge as edge  # noqa: PLC0415  the engine is loaded where it is needed only
+JSON = st.recursive(
+    st.none() | SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
 
-    assert edge.Point(1, [1.0], stored_payload(payload, 3)).payload["version"] == 3
+
+@given(st.dictionaries(st.text(max_size=4), JSON, max_size=4))
+def test_whatever_json_can_say_can_be_stored(payload: dict[str, object]) -> None:
+    stored = edge.Point(1, [1.0], stored_payload(payload, 3)).payload
+    assert stored is not None
+    assert stored["version"] == 3

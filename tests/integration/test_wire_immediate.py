@@ -1,0 +1,115 @@
+"""Methods that wait for nothing are answered in the turn in which they came, and starve nobody by it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from nexusd.config import LimitsConfig, ServerConfig, TcpConfig
+from nexusd.errors import NotFound
+from nexusd.model.fields import Id, Params
+from nexusd.wire.dispatch import Dispatcher
+from nexusd.wire.gate import Gate
+from nexusd.wire.listeners import Server
+from nexusd.wire.methods import Call, Method, MethodTable
+
+pytestmark = pytest.mark.anyio
+FLOOD = 2000
+
+
+class Mark(Params, frozen=True, kw_only=True):
+    """One number."""
+
+    n: Id
+
+
+class House:
+    """A server with one immediate method that notes the order in which it was called."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+        self.all_called = asyncio.Event()
+
+    def mark(self, _call: Call, params: Mark) -> int:
+        if params.n == 404:
+            raise NotFound
+        self.order.append(params.n)
+        if len(self.order) == FLOOD + 1:
+            self.all_called.set()
+        return params.n
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+async def path(house: House, tmp_path: Path) -> AsyncIterator[Path]:
+    table = MethodTable()
+    table.register([
+        Method(name="mark", summary="Note.", params=Mark, result=int, handler=house.mark, role="read", immediate=True)
+    ])
+    config = ServerConfig(tcp=TcpConfig(enabled=False))
+    server = Server(Dispatcher(table, LimitsConfig(), gate=Gate(is_open=True)), config, tmp_path / "n.sock")
+    await server.start()
+    yield tmp_path / "n.sock"
+    await server.close()
+
+
+def line(n: int) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": n, "method": "mark", "params": [n]}).encode() + b"\n"
+
+
+async def test_a_flood_on_one_connection_lets_the_others_pass(house: House, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as flooding, socket.socket(socket.AF_UNIX) as polite:
+        for client in (flooding, polite):
+            client.setblocking(False)
+            client.connect(str(path))
+        flooding.sendall(b"".join(line(n) for n in range(1000, 1000 + FLOOD)))
+        polite.sendall(line(7))  # both lie in the kernel before the server looks at either
+        await house.all_called.wait()
+        assert house.order.index(7) < FLOOD / 2
+        assert [n for n in house.order if n != 7] == list(range(1000, 1000 + FLOOD))
+
+
+async def test_a_flood_followed_by_the_end_of_the_stream_is_answered_whole(path: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(b"".join(line(n) for n in range(1000, 1000 + FLOOD)))
+    writer.write_eof()
+    replies = [json.loads(reply) async for reply in reader]
+    assert [reply["result"] for reply in replies] == list(range(1000, 1000 + FLOOD))
+    writer.close()
+
+
+async def test_an_error_of_an_immediate_method_is_told_as_any_other(path: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    for sent, kind in ((line(404), "not_found"), (b'{"jsonrpc":"2.0","id":1,"method":"mark"}\n', "invalid_params")):
+        writer.write(sent)
+        assert json.loads(await reader.readline())["error"]["data"]["kind"] == kind
+    writer.close()
+
+
+async def test_in_a_batch_it_has_its_place(path: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(b"[" + line(3).strip() + b"," + line(404).strip() + b"," + line(1).strip() + b"]\n")
+    replies = json.loads(await reader.readline())
+    assert [reply["id"] for reply in replies] == [3, 404, 1]
+    writer.close()
+
+
+def test_a_coroutine_function_cannot_be_immediate_and_a_plain_one_must_be() -> None:
+    async def waits(_call: Call, _params: Mark) -> None: ...
+
+    def waits_not(_call: Call, _params: Mark) -> None: ...
+
+    for handler, immediate in ((waits, True), (waits_not, False)):
+        method = Method(name="m", summary="M.", params=Mark, result=None, handler=handler, role="read",
+                        immediate=immediate)
+        with pytest.raises(ValueError, match="immediate"):
+            MethodTable().register([method])
