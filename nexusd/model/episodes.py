@@ -22,8 +22,9 @@ from nexusd.model.fields import (
     Wait,
 )
 
-UserMessage = Annotated[str, Meta(min_length=1, description="What the user said; not empty.")]
-AiResponse = Annotated[str, Meta(description="What the system answered; may be empty.")]
+MAX_TEXT = 4 * 1024 * 1024  # characters; two of them still fit the longest message
+UserMessage = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, description="What the user said; not empty.")]
+AiResponse = Annotated[str, Meta(max_length=MAX_TEXT, description="What the system answered; may be empty.")]
 TokenCount = Annotated[int, Meta(ge=0, le=2**31)]
 
 

@@ -92,10 +92,14 @@ class SearchExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class MemoryHits(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What memory.search answers. `degraded` names the parts that could not help; [] when all did."""
+    """What memory.search answers. `degraded` names the parts that could not help; [] when all did.
+
+    `truncated` is there, and true, when further hits were left out because the answer would have become too long.
+    """
 
     items: list[MemoryHit]
     degraded: list[Part]
+    truncated: bool = False
     explain: SearchExplanation | None = None
 
 

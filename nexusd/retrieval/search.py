@@ -30,6 +30,7 @@ from nexusd.retrieval.terms import ChosenTerms
 from nexusd.store.database import Database
 from nexusd.store.episode_search import place_episodes
 from nexusd.store.episodes import select_episodes
+from nexusd.store.text_budget import TextBudget
 
 # Candidates of each engine: enough for the fusion to see what stands out (100 find half a point more than 50,
 # and 200 no more), and five times what is asked for, since each engine alone is often wrong.
@@ -118,13 +119,15 @@ class MemorySearch:
         depth = max(MIN_DEPTH, DEPTH_PER_HIT * params.limit)
         while True:
             found = await self._look(params, depth)
-            items, filtered_out = await self._live_hits(found.ranked, params)
-            if len(items) == params.limit or not found.cut_off or depth >= MAX_DEPTH:
+            budget = TextBudget()
+            items, filtered_out = await self._live_hits(found.ranked, params, budget)
+            if len(items) == params.limit or budget.exhausted or not found.cut_off or depth >= MAX_DEPTH:
                 break
             depth = min(DEEPER * depth, MAX_DEPTH)
         return MemoryHits(
             items=items,
             degraded=list(found.semantic.degraded),
+            truncated=budget.exhausted,
             explain=self._explanation(found, filtered_out, began_s) if params.explain else None,
         )
 
@@ -172,7 +175,9 @@ class MemorySearch:
         loading = self._embedder.health().state == "idle"
         return max(LOADING_DEADLINE_S, self._semantic_deadline_s) if loading else self._semantic_deadline_s
 
-    async def _live_hits(self, ranked: list[Ranked], params: SearchMemory) -> tuple[list[MemoryHit], int]:
+    async def _live_hits(
+        self, ranked: list[Ranked], params: SearchMemory, budget: TextBudget
+    ) -> tuple[list[MemoryHit], int]:
         """The first hits whose rows are there and pass the filter, and how many were passed over.
 
         The index may lag behind a row that moved or changed; the row decides. A row that waits to be embedded
@@ -182,8 +187,8 @@ class MemorySearch:
         passed_over = 0
         for start in range(0, len(ranked), params.limit):
             page = ranked[start : start + params.limit]
-            episodes = await self._store.read(select_episodes, [hit.id for hit in page], params.filter)
-            passed_over += len(page) - len(episodes)
+            episodes = await self._store.read(select_episodes, [hit.id for hit in page], params.filter, budget)
+            passed_over += 0 if budget.exhausted else len(page) - len(episodes)
             items += [
                 MemoryHit(
                     collection="episodes",
@@ -195,7 +200,7 @@ class MemorySearch:
                 for hit in page
                 if hit.id in episodes
             ]
-            if len(items) >= params.limit:
+            if len(items) >= params.limit or budget.exhausted:
                 break
         return items[: params.limit], passed_over
 

@@ -7,6 +7,7 @@ lock away, and a busy loop takes its time to give it back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -53,6 +54,13 @@ SELECT json_group_array(json_array(e.id, e.created_at, (
 FROM episodes e WHERE e.id IN (SELECT value FROM json_each(?))"""
 
 
+# bm25 costs phrases x places x phrases inside one step of SQLite, where no deadline reaches: 1,000 times the same
+# word on a text of 4,000 of them held a reader for 25 s.
+MAX_WORDS = 64
+MAX_PHRASES = 32  # of an expression, where the same word may stand again and again
+_FTS5_PHRASE = re.compile(r'"(?:[^"]|"")*"|\w+')
+
+
 @dataclass(frozen=True, slots=True)
 class TextMatch:
     """A row that the full-text index found, and its bm25 score (higher is better)."""
@@ -77,9 +85,10 @@ def search_episodes(db: Connection, params: SearchEpisodes) -> Listing[EpisodeMa
     """
     where = MemoryFilter(session_id=params.session_id)
     if params.syntax == "plain":
-        expression = all_words(params.query)
-        matches = _match(db, expression, where, params.limit) if expression else []
+        words = _different_words(db, params.query)
+        matches = _match(db, " ".join(_quoted(words)), where, params.limit) if words else []
     else:
+        _hold_expression(params.query)
         try:
             matches = _match(db, params.query, where, params.limit)
         except apsw.SQLError as error:
@@ -135,13 +144,34 @@ def any_word(words: Iterable[str]) -> str:
     return " OR ".join(_quoted(words))
 
 
-def all_words(query: str) -> str:
-    """An FTS5 expression that asks for every word of the query; nothing in it is syntax.
+def _different_words(db: Connection, query: str) -> list[str]:
+    """The words that all must be found: each stem once, since its repetition asks for nothing more.
 
-    A word of several tokens ("well-known") must be found as it stands; one of none ("-", an emoji) is
-    nothing.
+    A word of several tokens ("well-known") must be found as it stands; one of none ("-", an emoji) is nothing.
+
+    Raises:
+        InvalidParams: more of them than a query may have.
     """
-    return " ".join(_quoted(query.replace("\0", " ").split()))
+    tokenizer = db.fts5_tokenizer(*TOKENIZER)
+    by_stems: dict[tuple[str, ...], str] = {}
+    for word in query.replace("\0", " ").split():
+        if stems := tuple(_stems(tokenizer, word)):
+            by_stems.setdefault(stems, word)
+    if len(by_stems) > MAX_WORDS:
+        raise InvalidParams(fields=(FieldError("query", f"at most {MAX_WORDS} different words"),))
+    return list(by_stems.values())
+
+
+def _hold_expression(expression: str) -> None:
+    """Refuse an FTS5 expression that SQLite would read only in part, or could not stop evaluating.
+
+    Raises:
+        InvalidParams: it is one of these.
+    """
+    if "\0" in expression:
+        raise InvalidParams(fields=(FieldError("query", "an FTS5 expression without NUL"),))
+    if len(_FTS5_PHRASE.findall(expression)) > MAX_PHRASES:
+        raise InvalidParams(fields=(FieldError("query", f"an FTS5 expression of at most {MAX_PHRASES} words"),))
 
 
 def _stems(tokenizer: apsw.FTS5Tokenizer, term: str) -> list[str]:

@@ -17,6 +17,7 @@ from nexusd.store.batch import Groupable
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.episode_filter import filter_conditions
+from nexusd.store.text_budget import TextBudget
 from nexusd.store.values import in_powers_of_two, placeholders
 
 # The columns of a record of `episodes e`; the last is null where the outbox owes nothing. A subquery: as a
@@ -49,10 +50,10 @@ VALUES {rows}"""
 # one exchange
 SELECT_EPISODE = f"SELECT {EPISODE_COLUMNS} FROM episodes e WHERE e.id = ?"
 
-# exchanges by their ids, as far as they pass a filter
+# exchanges by their ids, as far as they pass a filter; CROSS JOIN keeps the order in which they were asked for
 SELECT_EPISODES = f"""
-SELECT {EPISODE_COLUMNS} FROM episodes e
-WHERE e.id IN (SELECT value FROM json_each(?)) AND {{conditions}}"""
+SELECT {EPISODE_COLUMNS} FROM json_each(?) asked CROSS JOIN episodes e ON e.id = asked.value
+WHERE {{conditions}}"""
 
 # a session's exchanges, newest first, before a place
 LIST_EPISODES_DOWN = f"""
@@ -212,12 +213,19 @@ def select_episode(db: Connection, episode_id: int) -> Episode:
     return episode_from_row(row)
 
 
-def select_episodes(db: Connection, ids: Sequence[int], where: MemoryFilter) -> dict[int, Episode]:
-    """Those of the exchanges that are there and pass the filter, by id."""
+def select_episodes(
+    db: Connection, ids: Sequence[int], where: MemoryFilter, budget: TextBudget | None = None
+) -> dict[int, Episode]:
+    """Those of the exchanges that are there and pass the filter, by id; in order, as far as the budget goes."""
+    budget = budget or TextBudget()
     conditions, values = filter_conditions(where)
     sql = SELECT_EPISODES.format(conditions=conditions)
-    rows = db.execute(sql, (msgspec.json.encode(ids).decode(), *values))
-    return {row[0]: episode_from_row(row) for row in rows}
+    found = {}
+    for row in db.execute(sql, (msgspec.json.encode(ids).decode(), *values)):
+        if not budget.take(row[2], row[3], row[5]):
+            break
+        found[row[0]] = episode_from_row(row)
+    return found
 
 
 def list_episodes(db: Connection, page: ListEpisodes) -> Listing[Episode]:
@@ -233,12 +241,16 @@ def list_episodes(db: Connection, page: ListEpisodes) -> Listing[Episode]:
     else:
         place = _AFTER_ALL if page.order == "desc" else _BEFORE_ALL
     sql = LIST_EPISODES_DOWN if page.order == "desc" else LIST_EPISODES_UP
-    rows = db.execute(sql, (page.session_id, *place, page.limit + 1, page.offset or 0)).fetchall()
-    if not rows and db.execute(SELECT_SESSION_EXISTS, (page.session_id,)).fetchone() is None:
+    budget, episodes, more = TextBudget(), list[Episode](), False
+    for row in db.execute(sql, (page.session_id, *place, page.limit + 1, page.offset or 0)):
+        more = len(episodes) == page.limit or not budget.take(row[2], row[3], row[5])
+        if more:
+            break
+        episodes.append(episode_from_row(row))
+    if not episodes and db.execute(SELECT_SESSION_EXISTS, (page.session_id,)).fetchone() is None:
         raise SessionNotFound
-    episodes = [episode_from_row(row) for row in rows[: page.limit]]
     next_cursor = None
-    if len(rows) > page.limit:
+    if more:
         next_cursor = encode_cursor(listing, episodes[-1].created_at, episodes[-1].id)
     return Listing(items=episodes, next_cursor=next_cursor)
 

@@ -70,8 +70,10 @@ class Readers:
         return db
 
     async def close(self) -> None:
-        """Let the queries end (their deadline holds), forget those that wait, close the connections."""
+        """Interrupt the queries, forget those that wait, close the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for db in self._connections:
+            db.interrupt()  # whoever asked was given the time of the drain
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
         for db in self._connections:
             db.close()

@@ -12,6 +12,7 @@ from nexusd.model.fields import UNSET, Deletion, Listing
 from nexusd.model.sessions import CreateSession, DeleteSession, ListSessions, Session, UpdateSession
 from nexusd.store.connection import Connection, is_duplicate, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.text_budget import TextBudget
 
 _COLUMNS = "id, external_id, name, project_id, metadata, created_at, updated_at"
 _LISTING = "sessions"
@@ -116,11 +117,15 @@ def list_sessions(db: Connection, page: ListSessions) -> Listing[Session]:
     (before,) = decode_cursor(_LISTING, page.cursor, 1) if page.cursor is not None else (_LAST_ID,)
     reach = (before, page.limit + 1, page.offset or 0)
     if page.project_id is None:
-        rows = db.execute(LIST_SESSIONS, reach).fetchall()
+        rows = db.execute(LIST_SESSIONS, reach)
     else:
-        rows = db.execute(LIST_PROJECT_SESSIONS, (page.project_id, *reach)).fetchall()
-    sessions = [_session(row) for row in rows[: page.limit]]
-    more = len(rows) > page.limit
+        rows = db.execute(LIST_PROJECT_SESSIONS, (page.project_id, *reach))
+    budget, sessions, more = TextBudget(), list[Session](), False
+    for row in rows:
+        more = len(sessions) == page.limit or not budget.take(row[4])
+        if more:
+            break
+        sessions.append(_session(row))
     return Listing(items=sessions, next_cursor=encode_cursor(_LISTING, sessions[-1].id) if more else None)
 
 

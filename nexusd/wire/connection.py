@@ -182,6 +182,8 @@ class Connection(asyncio.Protocol):
 
     def _start_requests(self) -> None:
         """Start frames while there is room for them; then read on or pause."""
+        if self._yielded:  # others come first; `_go_on` will
+            return
         started = 0
         while self._writable and self._in_flight < self._limits.max_in_flight:
             if self._state is State.DISCARDING or self._state is State.CLOSED:

@@ -13,6 +13,7 @@ by key took in all, it had 17, and the replies are the same byte for byte (the t
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import itertools
 import secrets
@@ -25,7 +26,7 @@ from msgspec import Raw, Struct
 
 from nexusd.clock import Clock, SystemClock
 from nexusd.config import LimitsConfig
-from nexusd.errors import Forbidden, InternalError, MethodNotFound, RpcError
+from nexusd.errors import Forbidden, InternalError, MethodNotFound, RpcError, TooLarge
 from nexusd.model.fields import Params
 from nexusd.wire.counters import Counters
 from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
@@ -245,15 +246,28 @@ class Dispatcher:
     async def _answer_batch(self, batch: list[Request | Refused], principal: Principal) -> Answer:
         """One after the other, so that a later request finds what an earlier one wrote."""
         replies: list[Raw] = []
+        room = self._limits.max_write_buffer_bytes  # a batch of long replies must not fill the memory either
         for element in batch:
-            if isinstance(element, Refused):
-                replies.append(Raw(error_reply(element.id, element.error, self._next_id())))
-                continue
-            answer = self._begin(element, principal)
-            reply = answer if answer is None or isinstance(answer, bytes) else await answer
+            if isinstance(element, Request) and room > 0:
+                answer = self._begin(element, principal)
+                if answer is None or isinstance(answer, bytes):
+                    reply = answer
+                    await asyncio.sleep(0)  # it waited for nothing: others come before the next element
+                else:
+                    reply = await answer
+            else:
+                reply = self._refuse_element(element)
             if reply is not None:
+                room -= len(reply)
                 replies.append(Raw(reply))
         return encode(replies) if replies else None
+
+    def _refuse_element(self, element: Request | Refused) -> Answer:
+        """What is no request, or comes after the replies have filled their room: that one is not carried out."""
+        if isinstance(element, Refused):
+            return error_reply(element.id, element.error, self._next_id())
+        error = TooLarge("The replies to this batch are too long together; this request was not carried out.")
+        return None if element.id is NO_ID else error_reply(element.id, error, self._next_id())
 
     def _begin(self, request: Request, principal: Principal) -> Answer | Awaitable[Answer]:
         exchange = _Exchange(request.params, principal, self._next_id())

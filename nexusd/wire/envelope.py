@@ -21,6 +21,7 @@ from nexusd.errors import InvalidRequest, ParseError, RpcError, TooLarge
 _MAYBE_HUGE_NUMBER = re.compile(rb"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
 _MAX_INTEGER = 2**63 - 1
 
+MAX_COMPLAINT = 200     # characters of the parser's words, which may hold a key of any length
 TOO_DEEP = "The message is nested too deep."
 _JITER_DEPTH_MESSAGE = "recursion limit exceeded"   # its own limit is 200, above every max_depth
 
@@ -84,11 +85,16 @@ def parse_json(data: bytes, *, max_depth: int) -> Any:
     except ValueError as error:
         if _JITER_DEPTH_MESSAGE in str(error):
             raise TooLarge(TOO_DEEP) from None
-        raise ParseError(f"The message is not valid JSON: {error}") from None
+        raise ParseError(f"The message is not valid JSON: {_shortened(str(error))}") from None
     # Walking is for the few messages whose bytes say that it may find something.
     if data.count(b"[") + data.count(b"{") > max_depth or _MAYBE_HUGE_NUMBER.search(data):
         _check_values(value, max_depth)
     return value
+
+
+def _shortened(complaint: str) -> str:
+    """Without the middle of a long key that it names; the place in the message stands at its end."""
+    return complaint if len(complaint) <= MAX_COMPLAINT else f"{complaint[:100]}...{complaint[-60:]}"
 
 
 def _check_values(value: Any, levels_left: int) -> None:

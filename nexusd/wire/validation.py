@@ -18,6 +18,7 @@ from nexusd.errors import FieldError, InvalidParams
 
 S = TypeVar("S", bound=Struct)
 
+MAX_NAME_SHOWN = 64     # of a name that the client made up
 MAX_FIELD_ERRORS = 50   # a list of thousands of bad items is understood from the first few
 MAX_FIELDS_IN_MESSAGE = 5
 
@@ -106,13 +107,18 @@ def _struct_parts(value: dict[str, Any], struct: Any, path: str) -> Iterator[tup
         elif field.default is NODEFAULT and field.default_factory is NODEFAULT:
             yield FieldError(where, "required"), None, where
     if struct.__struct_config__.forbid_unknown_fields:
-        for name in value.keys() - known.keys():
-            near = difflib.get_close_matches(name, known, n=1)
+        for name in value:
+            if name in known:
+                continue
+            # comparing costs the product of both lengths
+            near = difflib.get_close_matches(name, known, n=1) if len(name) <= MAX_NAME_SHOWN else []
             expected = f"no such name; did you mean {near[0]}?" if near else "no such name"
             yield FieldError(_join(path, name), expected), None, path
 
 
 def _join(path: str, name: str) -> str:
+    if len(name) > MAX_NAME_SHOWN:
+        name = name[:MAX_NAME_SHOWN] + "..."
     return f"{path}.{name}" if path else name
 
 

@@ -15,7 +15,6 @@ from nexusd.model.episodes import SearchEpisodes
 from nexusd.model.memory import MemoryFilter
 from nexusd.store.connection import Connection, open_writer
 from nexusd.store.episode_search import (
-    all_words,
     any_word,
     count_term_rows,
     match_episodes,
@@ -176,6 +175,28 @@ def test_nothing_that_a_user_types_is_a_syntax_error(db: Connection, text: str) 
 
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))
 def test_words_cannot_leave_their_quotes(words: list[str]) -> None:
-    for expression in (any_word(words), all_words(" ".join(words))):
+    for expression in (any_word(words),):
         assert expression.count('"') % 2 == 0
         assert "\0" not in expression
+
+
+async def test_a_word_repeated_a_thousand_times_asks_for_it_once(memory: Memory) -> None:
+    episode = await memory.remember("x " * 4000)
+    assert await found(memory, "x " * 4000) == [episode.id]  # as so many phrases it would take minutes
+
+
+async def test_more_different_words_than_a_query_may_have_are_refused(memory: Memory) -> None:
+    words = " ".join(f"word{n}" for n in range(65))
+    with pytest.raises(InvalidParams) as refused:
+        await found(memory, words)
+    assert refused.value.fields[0].path == "query"
+    assert await found(memory, words.rpartition(" ")[0]) == []
+
+
+@pytest.mark.parametrize("expression", ["x " * 33, 'a\0b', '"a b" OR ' * 32 + "c"])
+async def test_an_expression_that_could_not_be_stopped_or_would_be_cut_is_refused(
+    memory: Memory, expression: str
+) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        await found(memory, expression, syntax="fts5")
+    assert refused.value.fields[0].path == "query"

@@ -280,3 +280,12 @@ async def test_search_never_writes(memory: Memory) -> None:
     for mode in ("hybrid", "keyword", "semantic"):
         await memory.search.search(SearchMemory(query="change", mode=mode, explain=True))
     assert memory.store.peek(changes) == before
+
+
+async def test_hits_of_very_long_exchanges_are_cut_off_and_the_answer_says_so(memory: Memory) -> None:
+    for n in range(4):
+        await memory.remember("heron " + "x" * 3_000_000, session=f"s{n}", indexed=False)
+    hits = await memory.find("heron", mode="keyword")
+    assert (len(hits.items), hits.truncated) == (2, True)
+    short = await memory.find("heron", mode="keyword", limit=1)
+    assert (len(short.items), short.truncated) == (1, False)

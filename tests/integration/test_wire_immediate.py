@@ -12,11 +12,11 @@ import pytest
 
 from nexusd.config import LimitsConfig, ServerConfig, TcpConfig
 from nexusd.errors import NotFound
-from nexusd.model.fields import Id, Params
+from nexusd.model.fields import Id, NoParams, Params
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.gate import Gate
 from nexusd.wire.listeners import Server
-from nexusd.wire.methods import Call, Method, MethodTable
+from nexusd.wire.methods import Call, Method, MethodTable, Principal
 
 pytestmark = pytest.mark.anyio
 FLOOD = 2000
@@ -43,6 +43,24 @@ class House:
             self.all_called.set()
         return params.n
 
+    def long(self, _call: Call, params: Mark) -> str:
+        self.order.append(params.n)
+        return "x" * 40_000
+
+    async def turn(self, _call: Call, _params: NoParams) -> None:
+        await asyncio.sleep(0)
+
+    def table(self) -> MethodTable:
+        table = MethodTable()
+        table.register([
+            Method(name="mark", summary="Note.", params=Mark, result=int, handler=self.mark, role="read",
+                   immediate=True),
+            Method(name="long", summary="Much.", params=Mark, result=str, handler=self.long, role="read",
+                   immediate=True),
+            Method(name="turn", summary="Wait a turn.", params=NoParams, result=None, handler=self.turn, role="read"),
+        ])
+        return table
+
 
 @pytest.fixture
 def house() -> House:
@@ -51,12 +69,8 @@ def house() -> House:
 
 @pytest.fixture
 async def path(house: House, tmp_path: Path) -> AsyncIterator[Path]:
-    table = MethodTable()
-    table.register([
-        Method(name="mark", summary="Note.", params=Mark, result=int, handler=house.mark, role="read", immediate=True)
-    ])
     config = ServerConfig(tcp=TcpConfig(enabled=False))
-    server = Server(Dispatcher(table, LimitsConfig(), gate=Gate(is_open=True)), config, tmp_path / "n.sock")
+    server = Server(Dispatcher(house.table(), LimitsConfig(), gate=Gate(is_open=True)), config, tmp_path / "n.sock")
     await server.start()
     yield tmp_path / "n.sock"
     await server.close()
@@ -76,6 +90,44 @@ async def test_a_flood_on_one_connection_lets_the_others_pass(house: House, path
         await house.all_called.wait()
         assert house.order.index(7) < FLOOD / 2
         assert [n for n in house.order if n != 7] == list(range(1000, 1000 + FLOOD))
+
+
+async def test_a_flood_of_batches_lets_the_others_pass(house: House, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as flooding, socket.socket(socket.AF_UNIX) as polite:
+        for client in (flooding, polite):
+            client.setblocking(False)
+            client.connect(str(path))
+        for first in range(1000, 1000 + FLOOD, 100):
+            flooding.sendall(b"[" + b",".join(line(n).strip() for n in range(first, first + 100)) + b"]\n")
+        polite.sendall(line(7))
+        await house.all_called.wait()
+        assert house.order.index(7) < FLOOD / 2
+
+
+async def test_requests_that_finish_do_not_start_others_before_other_clients_had_their_turn(
+    house: House, path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as flooding, socket.socket(socket.AF_UNIX) as polite:
+        for client in (flooding, polite):
+            client.setblocking(False)
+            client.connect(str(path))
+        turn = b'{"jsonrpc":"2.0","method":"turn"}\n'
+        flooding.sendall(b"".join(line(n) + (turn if n % 32 == 0 else b"") for n in range(1000, 1000 + FLOOD)))
+        polite.sendall(line(7))
+        await house.all_called.wait()
+        assert house.order.index(7) < FLOOD / 10
+
+
+async def test_a_batch_whose_replies_are_too_long_together_is_cut_short_and_says_so(
+    house: House, tmp_path: Path
+) -> None:
+    dispatcher = Dispatcher(house.table(), LimitsConfig(max_write_buffer_bytes=65536), gate=Gate(is_open=True))
+    batch = [{"jsonrpc": "2.0", "id": n, "method": "long", "params": [n + 1]} for n in range(5)]
+    reply = await dispatcher.handle(json.dumps(batch).encode(), Principal("uid:1", "admin"))
+    assert reply is not None
+    kinds = [one.get("error", {}).get("data", {}).get("kind") for one in json.loads(reply)]
+    assert kinds == [None, None, "too_large", "too_large", "too_large"]
+    assert house.order == [1, 2]  # what is refused is not carried out
 
 
 async def test_a_flood_followed_by_the_end_of_the_stream_is_answered_whole(path: Path) -> None:

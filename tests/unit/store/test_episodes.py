@@ -195,3 +195,18 @@ def test_sources_carry_what_the_index_needs(db: Connection) -> None:
         id=episode.id, version=1, session_id=session.id, project_id=project.id, user_message="hi",
         ai_response="", metadata={"a": 1}, created_at=4,
     )
+
+
+def test_a_page_of_very_long_exchanges_ends_early_and_the_cursor_goes_on(db: Connection, session: Session) -> None:
+    texts = [f"{n} " + "x" * 3_000_000 for n in range(5)]
+    for text in texts:
+        insert_episode(db, new(session, text), 1_000)
+    seen, cursor, pages = [], None, 0
+    while True:
+        page = list_episodes(db, ListEpisodes(session_id=session.id, order="asc", cursor=cursor))
+        assert page.items
+        seen += [episode.user_message[0] for episode in page.items]
+        pages, cursor = pages + 1, page.next_cursor
+        if cursor is None:
+            break
+    assert (seen, pages) == (["0", "1", "2", "3", "4"], 3)

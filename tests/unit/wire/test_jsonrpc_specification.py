@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -58,15 +59,31 @@ async def nothing(_call: Call, _params: Struct) -> None:
     return None
 
 
-def specification_methods() -> MethodTable:
+def at_once(handler: Callable[[Call, Any], Coroutine[Any, Any, Any]]) -> Callable[[Call, Any], Any]:
+    """The same as a plain function; none of these waits for anything."""
+
+    def answer(call: Call, params: Any) -> Any:
+        try:
+            handler(call, params).send(None)
+        except StopIteration as done:
+            return done.value
+        raise AssertionError("it waited")
+
+    return answer
+
+
+def specification_methods(*, immediate: bool) -> MethodTable:
     table = MethodTable()
     table.register([
-        Method("subtract", "s", Subtract, int, subtract, "read"),
-        Method("sum", "s", Three, int, add, "read"),
-        Method("get_data", "s", NoParams, list[Any], get_data, "read"),
-        Method("update", "s", Five, None, nothing, "read"),
-        Method("notify_sum", "s", Three, None, nothing, "read"),
-        Method("notify_hello", "s", One, None, nothing, "read"),
+        Method(name, "s", params, result_type, at_once(handler) if immediate else handler, "read", immediate)
+        for name, params, result_type, handler in (
+            ("subtract", Subtract, int, subtract),
+            ("sum", Three, int, add),
+            ("get_data", NoParams, list[Any], get_data),
+            ("update", Five, None, nothing),
+            ("notify_sum", Three, None, nothing),
+            ("notify_hello", One, None, nothing),
+        )
     ])
     return table
 
@@ -116,10 +133,11 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.parametrize("immediate", [False, True])
 @pytest.mark.parametrize("name", EXAMPLES)
-async def test_example_is_answered_as_the_specification_says(name: str) -> None:
+async def test_example_is_answered_as_the_specification_says(name: str, *, immediate: bool) -> None:
     sent, expected = EXAMPLES[name]
-    dispatcher = Dispatcher(specification_methods(), LimitsConfig(), gate=Gate(is_open=True))
+    dispatcher = Dispatcher(specification_methods(immediate=immediate), LimitsConfig(), gate=Gate(is_open=True))
 
     reply = await dispatcher.handle(sent.replace("\n", "").encode(), ME)
 
