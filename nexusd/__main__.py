@@ -9,9 +9,9 @@ from pathlib import Path
 
 from nexusd import __version__
 from nexusd.config import describe_settings, load_settings
+from nexusd.data_directory import try_data_directory
+from nexusd.embedding.model_files import model_complaints
 from nexusd.errors import StartupError
-
-EXIT_REFUSED = 78  # EX_CONFIG of sysexits.h: starting again will not help
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,8 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     options = parser.parse_args(arguments)
     try:
-        settings = load_settings(config=options.config, data=options.data, environ=os.environ)
+        settings = load_settings(
+            config=options.config, data=options.data, environ=os.environ, rules=[model_complaints]
+        )
         if options.check:
+            try_data_directory(settings.data_directory)
             print(describe_settings(settings))
             return 0
         # Only now: --check and --help answer at once, and a wrong setting is told before anything is loaded.
@@ -35,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run(settings)
     except StartupError as error:
         print(f"nexusd: {error.message}", file=sys.stderr)
-        return EXIT_REFUSED
+        return error.exit_code
 
 
 if __name__ == "__main__":

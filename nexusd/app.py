@@ -24,7 +24,9 @@ from nexusd.api.sessions import SessionsApi
 from nexusd.api.system import SystemApi
 from nexusd.clock import SystemClock
 from nexusd.config import Settings
+from nexusd.data_directory import make_data_directory
 from nexusd.embedding.builtin import BuiltinEmbedder
+from nexusd.errors import RpcError, StoreUnavailableError
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, stop_on_signals
 from nexusd.log import configure
@@ -62,7 +64,9 @@ class App:
         self._store = Database(
             settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self._store_failed
         )
-        self._index = EmbeddedIndex(settings.data_directory / "index", config.index, clock)
+        self._index = EmbeddedIndex(
+            settings.data_directory / "index", config.index, clock, on_up=self._index_came_up
+        )
         self._embedder = BuiltinEmbedder(config.embedding, clock)
         self._collections = Collections(self._store, self._index, self._embedder.fingerprint)
         self._worker = OutboxWorker(
@@ -84,7 +88,10 @@ class App:
         self._register_methods()
 
     def _register_methods(self) -> None:
-        search = MemorySearch(self._store, self._index, self._embedder, self._collections.physical, self._clock)
+        search = MemorySearch(
+            self._store, self._index, self._embedder, self._collections.physical, self._clock,
+            complete=lambda: self._worker.complete,
+        )
         context = ContextBuilder(self._store, search)
         for api in (
             SystemApi(self._table, self._report.health, self._report.status),
@@ -92,7 +99,7 @@ class App:
             SessionsApi(self._store, self._clock),
             EpisodesApi(self._store, self._worker, self._clock),
             MemoryApi(search, context),
-            OutboxApi(self._store, self._worker, self._clock),
+            OutboxApi(self._store, self._worker, self._collections.logical, self._clock),
         ):
             self._table.register(api.methods())
 
@@ -103,7 +110,10 @@ class App:
             async with contextlib.AsyncExitStack() as parts:
                 await self._store.open()
                 parts.push_async_callback(self._store.close)
-                await self._collections.point(self._clock.now_ms())
+                try:
+                    await self._collections.point(self._clock.now_ms())
+                except RpcError as error:  # the disk is full, or another program holds the lock
+                    raise StoreUnavailableError(f"{self._settings.database_path}: {error.message}") from error
                 await self._index.start()
                 parts.push_async_callback(self._index.close)
                 await self._embedder.start()
@@ -126,11 +136,15 @@ class App:
                 self._log.info("stopping", reason=reason)
                 self._notifier.stopping(f"stopping: {reason}")
                 self._gate.stop()
+                self._worker.stop_waiting()
                 self._server.stop_accepting()
                 await self._server.drain(self._settings.config.server.drain_timeout_s)
         self._log.info("stopped", reason=reason, exit_code=int(self._stop.exit_code))
         self._notifier.close()
         return self._stop.exit_code
+
+    def _index_came_up(self) -> None:
+        self._worker.index_up()
 
     def _committed(self) -> None:
         self._worker.wake()
@@ -142,6 +156,8 @@ class App:
     async def _keep_status(self) -> None:
         while True:
             self._notifier.status(self._report.line())
+            if not self._store.in_place():
+                self._store_failed(FileNotFoundError(f"{self._settings.database_path} was moved or removed"))
             await asyncio.sleep(STATUS_INTERVAL_S)
 
 
@@ -158,7 +174,7 @@ def run(settings: Settings) -> int:
     """
     configure(settings.config.log, sys.stderr)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    settings.data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_directory(settings.data_directory)
 
     async def serve() -> ExitCode:
         return await App(settings).run()  # inside the loop: the parts make events and futures of it

@@ -32,6 +32,10 @@ class ChildUnavailable(NexusError):
     """The child process is not running, died before it answered, or did not answer in time."""
 
 
+class ChildDied(ChildUnavailable):
+    """The child ended, or was killed for its silence, while it had this request: the request may be why."""
+
+
 class ChildRefused(NexusError):
     """The child answered that it cannot do this. `kind` says why, `details` has the rest."""
 
@@ -119,7 +123,7 @@ class ChildProcess:
             self.last_error = f"no answer to {op} within {timeout_s:.1f} s"
             self._log.error("child does not answer; killing it", op=op, timeout_s=round(timeout_s, 1))
             self.kill()
-            raise ChildUnavailable(f"{self.name}: {self.last_error}") from None
+            raise ChildDied(f"{self.name}: {self.last_error}") from None
         finally:
             self._waiting.pop(request_id, None)
 
@@ -212,7 +216,7 @@ class ChildProcess:
     def _fail_waiting(self) -> None:
         for reply in self._waiting.values():
             if not reply.done():
-                reply.set_exception(ChildUnavailable(f"{self.name} died before it answered"))
+                reply.set_exception(ChildDied(f"{self.name} died before it answered"))
         self._waiting.clear()
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:

@@ -11,9 +11,10 @@ A relative path starts at the file's own directory when it stands in the file, e
 
 from __future__ import annotations
 
+import grp
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -147,6 +148,10 @@ class Config(Section, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
 
 
+# What a part knows of its settings that this module does not: each complaint is a setting's name and a sentence.
+Rule = Callable[[Config], Iterable[tuple[str, str]]]
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """The configuration with the places it resolved to; what `app` is built from."""
 
@@ -158,11 +163,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     notify_socket: str | None = None
 
 
-def load_settings(*, config: Path | None, data: Path | None, environ: Mapping[str, str]) -> Settings:
-    """All settings with the places that they resolve to. Makes nothing, and opens the settings file alone.
+def load_settings(
+    *, config: Path | None, data: Path | None, environ: Mapping[str, str], rules: Iterable[Rule] = ()
+) -> Settings:
+    """All settings with the places that they resolve to. Makes nothing, and itself opens the settings file alone.
 
     `config` and `data` are the command line's. Without `config` it is $CONFIGURATION_DIRECTORY/config.yaml,
     or ./config.yaml outside systemd, if there is one; without `data` it is $STATE_DIRECTORY or ./data.
+    What the `rules` complain of is told with the place of the setting, like everything else that is wrong.
 
     Raises:
         ConfigError: something is wrong; the message lists all of it, a line each.
@@ -187,6 +195,9 @@ def load_settings(*, config: Path | None, data: Path | None, environ: Mapping[st
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
     )
     _hold_rules(settings, reading)
+    for rule in rules:
+        for name, complaint in rule(values):
+            reading.blame(name, complaint)
     if reading.problems:
         raise ConfigError("\n".join(reading.problems))
     return settings
@@ -206,10 +217,20 @@ def describe_settings(settings: Settings) -> str:
     return "\n".join(["configuration ok", *(f"  {name:<9} {value}" for name, value in lines.items())])
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this is `localhost` or an address that only this machine reaches."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _hold_rules(settings: Settings, reading: Reading) -> None:
     """What no single value's type can say."""
     tcp = settings.config.server.tcp
-    if tcp.enabled and not _is_loopback(tcp.host):
+    if tcp.enabled and not is_loopback(tcp.host):
         reading.blame(
             "server.tcp.host",
             f"found {describe_found(tcp.host)}, expected a loopback address such as 127.0.0.1: "
@@ -222,6 +243,9 @@ def _hold_rules(settings: Settings, reading: Reading) -> None:
             f"{settings.socket_path} has {length} bytes, the system takes {MAX_SOCKET_PATH_BYTES}; "
             "set a shorter one",
         )
+    group = settings.config.server.socket.group
+    if group is not None and not _group_exists(group):
+        reading.blame("server.socket.group", f"found {describe_found(group)}, expected a group of this system")
     database = settings.config.storage.database
     if database is not None and (Path(database).name == ":memory:" or "file:" in Path(database).parts):
         reading.blame("storage.database", "expected the path of a file: what is in memory does not last")
@@ -244,10 +268,9 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(Path.cwd() / path))  # not resolve(): a symlink is the admin's own choice
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _group_exists(name: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        grp.getgrnam(name)
+    except (KeyError, ValueError):  # ValueError: no name could hold that, such as a zero byte
         return False
+    return True

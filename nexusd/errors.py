@@ -10,6 +10,8 @@ the raiser gives a better one.
         |   +-- ConfigError                     a setting is wrong
         |   +-- DataDirectoryError              missing, not writable, or another daemon holds it
         |   +-- DatabaseRefusedError            not ours, or newer than this program
+    |   +-- StoreUnavailableError           not now: the disk is full or fails, or another program has the lock;
+    |                                       exit code 70, since starting again may help
         +-- RpcError
             +-- ParseError            -32700 parse_error
             +-- InvalidRequest        -32600 invalid_request
@@ -47,12 +49,21 @@ from typing import ClassVar
 
 import msgspec
 
+FIELDS_TOLD = 5  # in the message, for people; `fields` has more
+
 
 class FieldError(msgspec.Struct, frozen=True):
     """One bad field of a request: its path and what was expected there."""
 
     path: str
     expected: str
+
+
+def _what_is_wrong(fields: tuple[FieldError, ...]) -> str | None:
+    if not fields:
+        return None
+    told = "; ".join(f"{one.path}: {one.expected}" if one.path else one.expected for one in fields[:FIELDS_TOLD])
+    return f"Invalid params: {told}{'; ...' if len(fields) > FIELDS_TOLD else ''}"
 
 
 class NexusError(Exception):
@@ -70,6 +81,8 @@ class NexusError(Exception):
 class StartupError(NexusError):
     """The daemon cannot start."""
 
+    exit_code: ClassVar[int] = 78  # EX_CONFIG of sysexits.h: starting again will not help
+
 
 class ConfigError(StartupError):
     """A setting is wrong."""
@@ -81,6 +94,12 @@ class DataDirectoryError(StartupError):
 
 class DatabaseRefusedError(StartupError):
     """The database file is not one that this program may open."""
+
+
+class StoreUnavailableError(StartupError):
+    """The database cannot be opened now."""
+
+    exit_code = 70  # EX_SOFTWARE: a service manager tries again
 
 
 class RpcError(NexusError):
@@ -129,6 +148,9 @@ class InvalidParams(RpcError):
 
     code = -32602
     kind = "invalid_params"
+
+    def __init__(self, message: str | None = None, *, fields: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(message or _what_is_wrong(fields), fields=fields)
 
 
 class InternalError(RpcError):

@@ -84,6 +84,14 @@ class StatusReport:
         embedder = self._embedder.health()
         if embedder.state == "unavailable":
             reasons.append(f"embedder: {embedder.detail}")
+        if index.available and not self._worker.complete:
+            trouble = self._worker.index_breaker.last_error
+            reasons.append(f"index: {trouble}" if trouble else "index: being compared with the rows")
+        reasons += [
+            f"task {task.name}: {task.last_error}"
+            for task in self._supervisor.states()
+            if task.state in {"waiting", "failed"}
+        ]
         dead = self._worker.status().dead
         if dead:
             reasons.append(f"outbox: {dead} rows cannot be indexed; see `outbox.list` with state dead")

@@ -7,7 +7,7 @@ import msgspec
 
 from nexusd.api.receipts import receipt_for
 from nexusd.clock import Clock
-from nexusd.errors import OutboxRowNotFound
+from nexusd.errors import FieldError, InvalidParams, OutboxRowNotFound
 from nexusd.model.fields import Listing, NoParams
 from nexusd.model.outbox import (
     ListOutbox,
@@ -27,7 +27,10 @@ from nexusd.wire.methods import Call, Method
 class OutboxApi:
     """The methods on the outbox."""
 
-    def __init__(self, store: Database, worker: OutboxWorker, clock: Clock) -> None:
+    def __init__(
+        self, store: Database, worker: OutboxWorker, collections: tuple[str, ...], clock: Clock
+    ) -> None:
+        self._collections = collections
         self._store = store
         self._worker = worker
         self._clock = clock
@@ -42,6 +45,9 @@ class OutboxApi:
 
     async def wait(self, _call: Call, params: WaitOutbox) -> WaitedOutbox:
         """Until the rows are indexed, or the time is up."""
+        if params.collection is not None and params.collection not in self._collections:
+            expected = f"one of {', '.join(self._collections)}"
+            raise InvalidParams(fields=(FieldError("collection", expected),))
         return await self._worker.wait_for(params.collection, params.row_ids, params.timeout_ms / 1000)
 
     async def retry(self, call: Call, params: RetryOutbox) -> RetriedOutbox | msgspec.Raw:

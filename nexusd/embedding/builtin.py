@@ -13,10 +13,10 @@ from typing import Literal
 
 import structlog
 
-from nexusd.child import ChildProcess, ChildRefused, ChildUnavailable
+from nexusd.child import ChildDied, ChildProcess, ChildRefused, ChildUnavailable
 from nexusd.clock import Clock
 from nexusd.config import EmbeddingConfig
-from nexusd.embedding.embedder import EmbedderHealth, Fingerprint, RejectedText, Vector
+from nexusd.embedding.embedder import EmbedderDied, EmbedderHealth, Fingerprint, RejectedText, Vector
 from nexusd.embedding.model_files import MAX_WINDOW, identify
 from nexusd.embedding.query_cache import QueryCache
 from nexusd.errors import EmbedderUnavailable
@@ -169,6 +169,8 @@ class BuiltinEmbedder:
             if refused.kind == "rejected":
                 raise RejectedText(refused.message, places[refused.details["position"]]) from None
             raise self._fail(refused.message) from None
+        except ChildDied as error:
+            raise EmbedderDied(error.message) from None
         except ChildUnavailable as error:
             raise EmbedderUnavailable(error.message) from None
         self._trouble = ""

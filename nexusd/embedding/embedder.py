@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from nexusd.errors import BadContent
+from nexusd.errors import BadContent, EmbedderUnavailable
 
 Vector = bytes
 
@@ -37,6 +37,10 @@ class RejectedText(BadContent):
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
         self.position = position
+
+
+class EmbedderDied(EmbedderUnavailable):
+    """The model's process ended while it had these very texts: one of them may be why."""
 
 
 @dataclass(frozen=True, slots=True)

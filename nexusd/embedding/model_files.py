@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from nexusd.config import EmbeddingConfig
+from nexusd.config import Config, EmbeddingConfig
 from nexusd.embedding.embedder import Fingerprint
 from nexusd.embedding.model import ModelUnavailable
 from nexusd.embedding.onnx_header import declared_dimension
@@ -25,6 +25,15 @@ DEFAULT_WINDOW = 512  # word pieces; what the BERT family was trained with, wher
 MAX_WINDOW = 8192  # attention is quadratic: past this one text takes minutes and gigabytes
 _SAMPLES = 64  # of 64 KiB each: names a model of any size in milliseconds
 _SAMPLE_BYTES = 64 * 1024
+
+
+class WrongModel(ConfigError):
+    """`embedding.model` or `embedding.dimension` is not what can be had. `reason` is the message without the name."""
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(f"{setting}: {reason}")
+        self.setting = setting
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +110,35 @@ def identify(config: EmbeddingConfig) -> Fingerprint:
     """The fingerprint of the configured model, without loading it.
 
     Raises:
-        ConfigError: no such model, or `embedding.dimension` is not what the model gives.
+        WrongModel: there is no such model, or `embedding.dimension` is not what it gives.
     """
     if (builtin := BUILTIN_MODELS.get(config.model)) is not None:
         return _fingerprint(config, config.model, builtin.dimension)
     directory = _directory(config.model)
     weights, tokenizer = directory / "model.onnx", directory / "tokenizer.json"
-    for file in (weights, tokenizer):
-        if not file.is_file():
-            raise ConfigError(
-                f"embedding.model: {config.model!r} is not a built-in model ({', '.join(BUILTIN_MODELS)}), "
-                f"nor a directory with model.onnx and tokenizer.json: there is no file {file}"
-            )
     try:
+        for file in (weights, tokenizer):
+            if not file.is_file():
+                raise WrongModel(
+                    "embedding.model",
+                    f"{config.model!r} is not a built-in model ({', '.join(BUILTIN_MODELS)}), "
+                    f"nor a directory with model.onnx and tokenizer.json: there is no file {file}",
+                )
         # Named for its content: moved elsewhere it stays comparable, replaced in place it does not.
         name = f"{directory.name}@{_content_digest(directory)[:12]}"
         dimension = declared_dimension(weights)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"embedding.model: {error}") from None
+        raise WrongModel("embedding.model", str(error)) from None
     return _fingerprint(config, name, dimension)
+
+
+def model_complaints(config: Config) -> list[tuple[str, str]]:
+    """What is wrong with the settings of the model, as a rule for `load_settings`."""
+    try:
+        identify(config.embedding)
+    except WrongModel as wrong:
+        return [(wrong.setting, wrong.reason)]
+    return []
 
 
 def locate(model: str) -> ModelFiles:
@@ -139,19 +158,24 @@ def locate(model: str) -> ModelFiles:
 
 def _fingerprint(config: EmbeddingConfig, name: str, dimension: int | None) -> Fingerprint:
     if dimension is None and config.dimension is None:
-        raise ConfigError(
-            f"embedding.dimension: the file of the model {config.model!r} does not say its dimension: set it"
+        # The place to be told is that of the model: the dimension has none yet.
+        raise WrongModel(
+            "embedding.model", f"the file of {config.model!r} does not say its dimension: set embedding.dimension"
         )
     if dimension is not None and config.dimension not in {None, dimension}:
-        raise ConfigError(
-            f"embedding.dimension: the model {config.model!r} gives {dimension} dimensions, "
-            f"not {config.dimension}: set embedding.dimension to {dimension} or leave it out"
+        raise WrongModel(
+            "embedding.dimension",
+            f"the model {config.model!r} gives {dimension} dimensions, "
+            f"not {config.dimension}: set embedding.dimension to {dimension} or leave it out",
         )
     return Fingerprint(PROVIDER, name, dimension or config.dimension or 0)
 
 
 def _directory(model: str) -> Path:
-    return Path(model).expanduser().absolute()
+    try:
+        return Path(model).expanduser().absolute()
+    except RuntimeError:  # ~somebody, who has no home here
+        return Path(model).absolute()
 
 
 def _content_digest(directory: Path) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,16 @@ class EmbeddedIndex:
     """An Index in a child process; see the protocol for what each method promises."""
 
     def __init__(
-        self, directory: Path, config: IndexConfig, clock: Clock, *, child_module: str = SHARD_PROCESS
+        self,
+        directory: Path,
+        config: IndexConfig,
+        clock: Clock,
+        *,
+        on_up: Callable[[], None] | None = None,
+        child_module: str = SHARD_PROCESS,
     ) -> None:
+        """`on_up` is called whenever the child has come up, with whatever it still holds."""
+        self._on_up = on_up
         self._timeout_s = config.call_timeout_s
         self._clock = clock
         self._log = structlog.get_logger("nexusd.index")
@@ -201,6 +209,8 @@ class EmbeddedIndex:
                 self._log.error("index collection cannot be opened", collection=spec.name, reason=str(error))
             else:
                 self._note_incarnation(spec.name, opened["incarnation"])
+        if self._on_up is not None:
+            self._on_up()
 
     def _note_incarnation(self, name: str, incarnation: str) -> None:
         before = self._incarnations.get(name, incarnation)

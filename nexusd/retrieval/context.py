@@ -6,6 +6,7 @@ store and parameters give the same text. Knows neither engine.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,15 +32,20 @@ MAX_HITS = 100
 REMEMBERED_HEADING = "Earlier exchanges that may matter, oldest first:\n\n"
 RECENT_HEADING = "The current conversation, oldest first:\n\n"
 
+Reason = Literal["recent", "hit"]
+
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")  # strftime's would follow the locale
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """An exchange as it would stand in the text, and what it costs there."""
+    """An exchange as it would stand in the text, and what it costs there.
+
+    One that is longer than the whole budget can only be left out: its text is empty, its cost the least it can be.
+    """
 
     episode: Episode
-    reason: Literal["recent", "hit"]
+    reason: Reason
     score: float | None
     text: str
     tokens: int
@@ -127,7 +133,7 @@ class ContextBuilder:
         if params.session_id is None or params.recent_turns == 0:
             return []
         episodes = await self._store.read(recent_episodes, params.session_id, params.recent_turns)
-        return [self._piece(episode, "recent", None) for episode in episodes]
+        return await self._pieces([(episode, None) for episode in episodes], "recent", params.token_budget)
 
     async def _memories(self, params: BuildContext, shown: set[int]) -> tuple[list[Piece], list[Part]]:
         """Best first, without what is shown already; and the parts that could not help to find them."""
@@ -139,10 +145,23 @@ class ContextBuilder:
                 filter=params.filter,
             )
         )
-        pieces = [self._piece(hit.record, "hit", hit.score) for hit in answer.items if hit.id not in shown]
-        return pieces, answer.degraded
+        found: list[tuple[Episode, float | None]] = [
+            (hit.record, hit.score) for hit in answer.items if hit.id not in shown
+        ]
+        return await self._pieces(found, "hit", params.token_budget), answer.degraded
 
-    def _piece(self, episode: Episode, reason: Literal["recent", "hit"], score: float | None) -> Piece:
+    async def _pieces(self, scored: Sequence[tuple[Episode, float | None]], reason: Reason, budget: int) -> list[Piece]:
+        """On another thread: exchanges may hold megabytes, and counting them would hold up everybody."""
+        if not scored:
+            return []
+        return await asyncio.to_thread(
+            lambda: [self._piece(episode, reason, score, budget) for episode, score in scored]
+        )
+
+    def _piece(self, episode: Episode, reason: Reason, score: float | None, budget: int) -> Piece:
+        least = self._tokens.at_least(len(episode.user_message) + len(episode.ai_response))
+        if least > budget:
+            return Piece(episode, reason, score, "", least)
         text = exchange_text(episode)
         return Piece(episode, reason, score, text, self._tokens.count(text))
 

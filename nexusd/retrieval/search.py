@@ -86,7 +86,8 @@ class Found:
 class MemorySearch:
     """Search over all memories.
 
-    `physical` names the index's collection behind a logical one. `semantic_deadline_s` is how long the
+    `physical` names the index's collection behind a logical one. `complete` tells whether the index
+    holds all that the outbox does not owe it: where not, the answer says so. `semantic_deadline_s` is how long the
     embedder and the index may take together.
     """
 
@@ -98,8 +99,10 @@ class MemorySearch:
         physical: Callable[[str], str],
         clock: Clock,
         *,
+        complete: Callable[[], bool] = lambda: True,
         semantic_deadline_s: float = SEMANTIC_DEADLINE_S,
     ) -> None:
+        self._complete = complete
         self._store = store
         self._index = index
         self._embedder = embedder
@@ -167,6 +170,7 @@ class MemorySearch:
         return SemanticAnswer(
             Candidates({hit.id: hit.score for hit in hits}),
             cut_off=len(hits) == depth,
+            degraded=() if self._complete() else ("index",),
             embed_s=embedded_s - began_s,
             search_s=self._clock.monotonic_s() - embedded_s,
         )

@@ -108,6 +108,9 @@ class GroupCommit:
         except _TransactionLostError as lost:
             self._give_up(batch, lost)
             return batch, lost.cause
+        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits must hear of it, not hang
+            self._give_up(batch, _TransactionLostError(error))
+            return batch, error
         return batch, None
 
     def _transact(self, waiting: deque[Request], batch: list[Request]) -> None:

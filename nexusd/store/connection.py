@@ -14,11 +14,13 @@ from pathlib import Path
 
 import apsw
 
-from nexusd.errors import Busy, DatabaseRefusedError
+from nexusd.errors import Busy, DatabaseRefusedError, StoreUnavailableError
 
 Connection = apsw.Connection
 
 APPLICATION_ID = 0x4E585544     # "NXUD", in the file's header: says whose database it is
+# What may be otherwise a moment later: the disk is full or fails, or another program holds the lock.
+NOT_NOW = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.BusyError)
 BUSY_TIMEOUT_MS = 5_000         # for a visitor such as the sqlite3 shell; the daemon itself has one writer
 WRITER_CACHE_KIB = 16 * 1024    # holds the inner pages of every index at a million rows
 READER_CACHE_KIB = 4 * 1024     # one a thread
@@ -94,6 +96,7 @@ def refuse_foreign_file(path: Path, newest_version: int, vfs: str | None = None)
 
     Raises:
         DatabaseRefusedError: it is not a database, not ours, or newer than this program.
+        StoreUnavailableError: it cannot be looked at now.
     """
     # The bare header first: a plain read leaves no trace, not even an empty -wal beside somebody's file.
     # The caller holds the lock file, so no connection of this process is open whose locks could be lost.
@@ -123,6 +126,8 @@ def refuse_foreign_file(path: Path, newest_version: int, vfs: str | None = None)
             tables = db.execute("SELECT count(*) FROM sqlite_schema").get
         finally:
             db.close()
+    except NOT_NOW as error:
+        raise StoreUnavailableError(f"{path} cannot be opened now: {error}") from None
     except apsw.Error as error:
         raise DatabaseRefusedError(f"{path} cannot be read as a database: {error}") from None
     if application_id != APPLICATION_ID and (application_id or version or tables):

@@ -19,8 +19,8 @@ import msgspec
 
 from nexusd.clock import Clock
 from nexusd.config import StorageConfig
-from nexusd.errors import DatabaseRefusedError, DataDirectoryError
-from nexusd.store.connection import Connection, open_reader, open_writer, refuse_foreign_file
+from nexusd.errors import DatabaseRefusedError, DataDirectoryError, StoreUnavailableError
+from nexusd.store.connection import NOT_NOW, Connection, open_reader, open_writer, refuse_foreign_file
 from nexusd.store.idempotency import Receipt, once
 from nexusd.store.migrations import BeforeMigration, load_migrations, migrate
 from nexusd.store.readers import Readers
@@ -66,6 +66,7 @@ class Database:
         self._writer: Writer | None = None
         self._readers: Readers | None = None
         self._schema_version = 0
+        self._identity: tuple[int, int] | None = None
 
     async def open(self) -> None:
         """Lock, check, open, migrate; then take reads and writes.
@@ -73,6 +74,7 @@ class Database:
         Raises:
             DataDirectoryError: the directory cannot be used, or another daemon holds the database.
             DatabaseRefusedError: the file is not ours, or is newer than this program. It was not touched.
+        StoreUnavailableError: the disk is full or fails, or another program holds the database's lock.
         """
         try:
             # a migration may take long; the loop goes on answering "starting"
@@ -100,6 +102,9 @@ class Database:
             migrate(self._connection, migrations, self._before_migration)
             self._schema_version = len(migrations)
             self._peeking = open_reader(self.path, self._vfs)
+            self._identity = _identity(self.path)
+        except NOT_NOW as error:
+            raise StoreUnavailableError(f"{self.path} cannot be opened now: {error}") from error
         except apsw.Error as error:
             raise DatabaseRefusedError(f"{self.path} cannot be opened: {error}") from error
 
@@ -172,6 +177,10 @@ class Database:
             raise RuntimeError("the database is not open")
         return function(self._peeking, *args, **kwargs)
 
+    def in_place(self) -> bool:
+        """Whether the path still names the file that is open. If not, writes go where nobody finds them again."""
+        return _identity(self.path) == self._identity  # a stat opens nothing, so no lock is lost by it
+
     def progress(self) -> WriterProgress:
         """How the writer is doing; cheap."""
         return self._open_writer().progress()
@@ -180,7 +189,7 @@ class Database:
         """How the store is doing."""
         return StoreStats(
             writer=self.progress(),
-            database_bytes=self.path.stat().st_size,
+            database_bytes=self.path.stat().st_size if self.in_place() else 0,
             schema_version=self._schema_version,
         )
 
@@ -195,6 +204,14 @@ def _bound(function: Callable[..., T], kwargs: dict[str, Any]) -> Callable[..., 
     if not kwargs:
         return function
     return lambda db, *args: function(db, *args, **kwargs)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _lock(path: Path) -> int:

@@ -34,10 +34,10 @@ INSERT_RECEIPTS = """
 INSERT OR REPLACE INTO idempotency (principal, key, method, parameters_hash, reply, created_ms)
 VALUES {rows}"""
 
-# the oldest receipts are the first rows
+# the oldest receipts are the first rows; what lies in the future was kept before the clock was set back
 PRUNE_RECEIPTS = """
 DELETE FROM idempotency
-WHERE id IN (SELECT id FROM idempotency ORDER BY id LIMIT ?) AND created_ms < ?"""
+WHERE id IN (SELECT id FROM idempotency ORDER BY id LIMIT ?1) AND (created_ms < ?2 - ?3 OR created_ms > ?2 + ?3)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +113,5 @@ def _keep(db: Connection, replies: Sequence[tuple[Receipt, int, Any]]) -> None:
 
 def prune_receipts(db: Connection, now_ms: int) -> int:
     """Forget some of the receipts that are older than 24 hours; answer how many."""
-    db.execute(PRUNE_RECEIPTS, (PRUNE_AT_MOST, now_ms - KEPT_MS))
+    db.execute(PRUNE_RECEIPTS, (PRUNE_AT_MOST, now_ms, KEPT_MS))
     return db.changes()

@@ -11,8 +11,8 @@ from importlib import resources
 
 import apsw
 
-from nexusd.errors import DatabaseRefusedError
-from nexusd.store.connection import APPLICATION_ID, Connection
+from nexusd.errors import DatabaseRefusedError, StoreUnavailableError
+from nexusd.store.connection import APPLICATION_ID, NOT_NOW, Connection
 
 BeforeMigration = Callable[[Connection, int], None]
 
@@ -70,5 +70,7 @@ def _apply(db: Connection, step: Migration) -> None:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+    except NOT_NOW as error:
+        raise StoreUnavailableError(f"Migration {step.version:04d} cannot be done now: {error}") from error
     except apsw.Error as error:
         raise DatabaseRefusedError(f"Migration {step.version:04d} failed: {error}") from error

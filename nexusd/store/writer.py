@@ -181,6 +181,9 @@ class Writer:
                 self._checkpoint(self._checkpointer.truncate)
         except Exception as error:  # noqa: BLE001 - a thread that dies unseen would hang every caller
             self._fail(error)
+            while not self._last_seen:
+                self._refuse_all()
+                self._take()  # until the close: who still comes is told, and not left to wait
             self._refuse_all()
         self._tell(self._end)
 

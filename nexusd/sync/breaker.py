@@ -55,6 +55,10 @@ class Breaker:
         self.last_error = ""
         return recovered
 
+    def try_now(self) -> None:
+        """End the pause: there is reason to think that the next try succeeds."""
+        self._retry_at_s = self._clock.monotonic_s()
+
     def failed(self, reason: str) -> float:
         """Open it for the next pause, which is answered in seconds."""
         self.failures += 1

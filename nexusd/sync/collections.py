@@ -93,6 +93,9 @@ class Collections:
             target = self.physical(collection)
             incarnation = await self._index.ensure(CollectionSpec(target, self._fingerprint.dimension))
             points = await self._index.count(target)
+            if points and await self._store.read(get_meta, _incarnation(collection)) != incarnation:
+                # filled from another database, or by a run that this one does not remember: versions prove nothing
+                await self._store.write(requeue_collection, collection, now_ms)
             if not await self._store.read(_looks_complete, collection, incarnation, points):
                 found = await self.compare(collection, now_ms)
                 if not found.agrees:

@@ -23,7 +23,7 @@ import structlog
 
 from nexusd.clock import Clock
 from nexusd.config import OutboxConfig
-from nexusd.embedding.embedder import Embedder, RejectedText
+from nexusd.embedding.embedder import Embedder, EmbedderDied, RejectedText
 from nexusd.errors import (
     BadContent,
     Busy,
@@ -60,6 +60,7 @@ RATE_WINDOW_S = 30.0
 MAX_IDLE_S = 30.0  # the clock may be set: a row whose time has come is found by then in any case
 MIN_IDLE_S = 0.01  # between "due now" and a claim that still found it too early
 MAX_STORE_PAUSE_S = 5.0  # the store itself looks every second whether the disk has room again
+EMBEDDER_PACE_S = 1.0  # while it is away, each turn takes rows and gives them back: three commits for nothing
 UNFORESEEN = "internal_error"
 
 
@@ -90,6 +91,10 @@ class OutboxWorker:
         self._chance = chance
         self._prepared = False
         self._claims_open = True
+        self._claim_limit = config.batch_size
+        self._stopping = False
+        self._gave_back = False
+        self._index_up = asyncio.Event()
         self._epoch = ""
         self._work = asyncio.Event()
         self._progress = asyncio.Event()
@@ -98,6 +103,12 @@ class OutboxWorker:
 
     def wake(self) -> None:
         """Something was committed; there may be work."""
+        self._work.set()
+
+    def index_up(self) -> None:
+        """The index came up, with what it still holds: look at it now, whatever the breaker says."""
+        self.index_breaker.try_now()
+        self._index_up.set()
         self._work.set()
 
     async def run(self) -> None:
@@ -121,9 +132,13 @@ class OutboxWorker:
     async def _turn(self) -> None:
         """One batch, or one rest."""
         self._work.clear()  # before the claim: a commit after it must wake us
+        self._index_up.clear()
         if (pause_s := self.index_breaker.pause_left_s) > 0:
-            await asyncio.sleep(pause_s)
+            await self._pause(self._index_up, pause_s)
             return
+        if self._gave_back:  # the embedder is away: what needs no embedding goes on, at an easy pace
+            self._gave_back = False
+            await asyncio.sleep(min(self.embedder_breaker.pause_left_s, EMBEDDER_PACE_S))
         if not (self._prepared and self._collections.intact()) and not await self._prepare():
             return
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
@@ -134,7 +149,7 @@ class OutboxWorker:
             return
         self._claims_open = True
         entries = await self._store.write(
-            claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical
+            claim_batch, self._claim_limit, now_ms, self._max_backoff_ms, self._collections.logical
         )
         if entries:
             await self._deliver(entries)
@@ -144,14 +159,14 @@ class OutboxWorker:
         """Find the collections in order, at the start and after every outage: the index may come back empty."""
         try:
             await self._collections.prepare(self._clock.now_ms())
-        except IndexUnavailable as error:
+        except (IndexUnavailable, DimensionMismatch) as error:  # the latter needs people: health has its words
             self._index_failed(error)
             return False
         self._prepared = True
         self._index_answers()
         return True
 
-    def _index_failed(self, error: IndexUnavailable) -> None:
+    def _index_failed(self, error: IndexUnavailable | DimensionMismatch) -> None:
         self._prepared = False
         pause_s = self.index_breaker.failed(error.message)
         self._log.warning("index unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
@@ -165,9 +180,13 @@ class OutboxWorker:
         now_ms = self._clock.now_ms()
         due_ms = await self._store.read(next_due_ms, now_ms, self._max_backoff_ms)
         pause_s = MAX_IDLE_S if due_ms is None else min(MAX_IDLE_S, max(MIN_IDLE_S, (due_ms - now_ms) / 1000))
+        await self._pause(self._work, pause_s)
+
+    @staticmethod
+    async def _pause(sooner: asyncio.Event, seconds: float) -> None:
         try:
-            async with asyncio.timeout(pause_s):
-                await self._work.wait()
+            async with asyncio.timeout(seconds):
+                await sooner.wait()
         except TimeoutError:
             return
 
@@ -213,8 +232,9 @@ class OutboxWorker:
         # A row without a document was deleted meanwhile: its outbox row is a delete by now and stays.
         sent = {point.id for point in points if point.id not in refused}
         done = [*gone, *(entry for row_id, entry in changed.items() if row_id in sent)]
-        struck_off = await self._store.write(finish_batch, done)
-        self._finished.append((self._clock.monotonic_s(), struck_off))
+        if done:
+            struck_off = await self._store.write(finish_batch, done)
+            self._finished.append((self._clock.monotonic_s(), struck_off))
 
     async def _vectors(
         self, collection: str, documents: Sequence[Document], entries: Mapping[int, OutboxEntry]
@@ -239,13 +259,21 @@ class OutboxWorker:
             except EmbedderUnavailable as error:
                 pause_s = self.embedder_breaker.failed(error.message)
                 self._log.warning("embedder unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
-                await self._give_back([entries[d.id] for d in missing], pause_s)
+                rows = [entries[d.id] for d in missing]
+                if isinstance(error, EmbedderDied):
+                    # One of the texts may have killed it: halve the batches until it stands alone and counts.
+                    self._claim_limit = max(1, len(missing) // 2)
+                    if len(missing) == 1:
+                        await self._postpone(rows, error.message)
+                        break
+                await self._give_back(rows, pause_s)
                 break
             except RejectedText as error:
                 await self._bury(entries[missing.pop(error.position).id], error)
                 continue
             if self.embedder_breaker.succeeded():
                 self._log.info("embedder answers again")
+            self._claim_limit = min(self._config.batch_size, 2 * self._claim_limit)
             fresh = [(d.id, d.content_hash, v) for d, v in zip(missing, embedded, strict=True)]
             await self._store.write(save_vectors, collection, model.short, model.dimension, fresh)
             vectors.update({row_id: vector for row_id, _, vector in fresh})
@@ -267,6 +295,7 @@ class OutboxWorker:
 
     async def _give_back(self, entries: list[OutboxEntry], pause_s: float) -> None:
         """Not now: no attempt is counted, and the pause lets other rows pass."""
+        self._gave_back = True
         await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000))
 
     async def _postpone(self, entries: list[OutboxEntry], what: str) -> None:
@@ -287,6 +316,16 @@ class OutboxWorker:
         )
         await self._store.write(bury, entry, error.kind, error.message)
 
+    @property
+    def complete(self) -> bool:
+        """Whether what is not in the outbox is in the index: it was compared, and nothing was lost since."""
+        return self._prepared and self._collections.intact()
+
+    def stop_waiting(self) -> None:
+        """Who waits is answered with how things stand: the daemon stops."""
+        self._stopping = True
+        self._announce()
+
     def _announce(self) -> None:
         """Wake everybody who waits for rows to be indexed."""
         self._progress.set()
@@ -299,7 +338,7 @@ class OutboxWorker:
                 while True:
                     progress = self._progress  # taken before the look: a batch that ends after it wakes us
                     waited = self._look(collection, row_ids)
-                    if waited.pending == 0:
+                    if self._stopping or (waited.pending == 0 and self.complete):
                         return waited
                     await progress.wait()
         except TimeoutError:
@@ -313,7 +352,7 @@ class OutboxWorker:
             states = self._store.peek(unfinished, collection, row_ids)
             dead = sum(1 for state in states.values() if state == "dead")
             pending = len(states) - dead
-        return WaitedOutbox(done=pending == 0 and dead == 0, pending=pending, dead=dead)
+        return WaitedOutbox(done=pending == 0 and dead == 0 and self.complete, pending=pending, dead=dead)
 
     def status(self) -> OutboxStatus:
         """How far behind, and how fast."""

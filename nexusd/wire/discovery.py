@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from nexusd import __version__
-from nexusd.errors import InternalError, InvalidParams, MethodNotFound, RpcError
+from nexusd.errors import InternalError, InvalidParams, RpcError
 from nexusd.model.fields import MAX_SAFE_INTEGER
-from nexusd.wire.methods import Method, MethodTable
+from nexusd.wire.methods import Method, MethodTable, no_such_method
 
 OPENRPC_VERSION = "1.3.2"
 _REF = "#/components/schemas/{name}"
@@ -22,8 +22,8 @@ _COMMON_ERRORS: tuple[type[RpcError], ...] = (InvalidParams, InternalError)     
 
 _BOUNDS = (
     ("minimum", "maximum", ""),
-    ("minLength", "maxLength", " characters"),
-    ("minItems", "maxItems", " items"),
+    ("minLength", "maxLength", "character"),
+    ("minItems", "maxItems", "item"),
 )
 
 Schema = dict[str, Any]
@@ -51,7 +51,7 @@ def describe(table: MethodTable, name: str | None = None) -> dict[str, Any]:
         return {"methods": [{"name": method.name, "summary": method.summary} for method in _sorted(table)]}
     method = table.get(name)
     if method is None:
-        raise MethodNotFound(f"There is no method {name}; `help` lists those there are.")
+        raise no_such_method(name)
     definitions: dict[str, Schema] = {}
     parameters = _parameters(method, definitions)
     result, result_definitions = _schema(method.result)
@@ -175,9 +175,14 @@ def _bounds(schema: Schema) -> str:
         if high == MAX_SAFE_INTEGER:    # no limit that anybody would meet
             high = None
         if low is not None and high is not None:
-            return f" ({low} to {high}{unit})"
+            return f" ({low} to {_counted(high, unit)})"
         if low is not None:
-            return f" (at least {low}{unit})"
+            return f" (at least {_counted(low, unit)})"
         if high is not None:
-            return f" (at most {high}{unit})"
+            return f" (at most {_counted(high, unit)})"
     return ""
+
+
+def _counted(number: float, unit: str) -> str:
+    """`9` where the number is all, else `1 item`, `9 items`."""
+    return f"{number} {unit}{'' if number == 1 else 's'}" if unit else str(number)

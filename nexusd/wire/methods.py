@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from nexusd.errors import RpcError
+from nexusd.errors import MethodNotFound, RpcError
 from nexusd.model.fields import Params
+
+MAX_NAME_SHOWN = 100    # of a method name that is none, in the message that says so
 
 Role = Literal["read", "write", "admin"]
 
@@ -89,3 +91,9 @@ class MethodTable:
     def get(self, name: str) -> Method | None:
         """The method of this name, or None."""
         return self._methods.get(name)
+
+
+def no_such_method(name: str) -> MethodNotFound:
+    """The error to raise for a name that no method has. The name is the client's: it is shown only so far."""
+    shown = name if len(name) <= MAX_NAME_SHOWN else name[:MAX_NAME_SHOWN] + "..."
+    return MethodNotFound(f"There is no method {shown}; `help` lists those there are.")

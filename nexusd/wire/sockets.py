@@ -15,10 +15,9 @@ import socket
 import stat
 from pathlib import Path
 
-from nexusd.config import SocketConfig, TcpConfig
+from nexusd.config import MAX_SOCKET_PATH_BYTES, SocketConfig, TcpConfig, is_loopback
 from nexusd.errors import ConfigError, StartupError
 
-MAX_SOCKET_PATH_BYTES = 107     # sun_path has 108 bytes, the last a NUL
 BACKLOG = 512
 _PROBE_TIMEOUT_S = 1.0          # a listener accepts into its backlog at once, even one that hangs
 
@@ -85,16 +84,12 @@ def listen_tcp(config: TcpConfig) -> socket.socket:
 
 
 def _loopback_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
+    if not is_loopback(host):
         raise ConfigError(
             f"server.tcp.host: {host} is not a loopback address (127.0.0.0/8, ::1, localhost); there is no "
             "authentication yet, so that whoever reaches the port could read and change everything"
         )
-    return address
+    return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
 
 
 def _group_id(group: str | None) -> int | None:

@@ -38,7 +38,7 @@ def validate(type_: type[S], given: object, *, positions: Sequence[str] = (), pa
         return msgspec.convert(given, type_, strict=True)
     except msgspec.ValidationError as error:
         fields = tuple(_first(MAX_FIELD_ERRORS, _bad_fields(given, type_, path, error)))
-    raise InvalidParams(_summary(fields), fields=fields)
+    raise InvalidParams(fields=fields)
 
 
 def _by_name(given: list[Any], positions: Sequence[str]) -> dict[str, Any]:
@@ -46,18 +46,8 @@ def _by_name(given: list[Any], positions: Sequence[str]) -> dict[str, Any]:
         expected = f"nothing: by position it takes {', '.join(positions) or 'nothing at all'}"
         surplus = range(len(positions), min(len(given), len(positions) + MAX_FIELD_ERRORS))
         fields = tuple(FieldError(f"[{place}]", expected) for place in surplus)
-        raise InvalidParams(_summary(fields), fields=fields)
+        raise InvalidParams(fields=fields)
     return dict(zip(positions, given, strict=False))
-
-
-def _summary(fields: tuple[FieldError, ...]) -> str:
-    told = [f"{field.path}: {field.expected}" if field.path else field.expected for field in fields]
-    return f"Invalid params: {'; '.join(told[:MAX_FIELDS_IN_MESSAGE])}{_more(told)}"
-
-
-def _more(told: list[str]) -> str:
-    left_out = len(told) - MAX_FIELDS_IN_MESSAGE
-    return f"; and {left_out} more" if left_out > 0 else ""
 
 
 def _first(count: int, errors: Iterator[FieldError]) -> Iterator[FieldError]:

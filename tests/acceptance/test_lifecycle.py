@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from harness.daemon import Daemon
 from harness.parity import assert_store_is_sound
 
@@ -80,6 +81,39 @@ def test_a_wrong_setting_is_told_and_nothing_is_made(tmp_path: Path) -> None:
     assert "tpc" in refused.stderr
     assert "tcp" in refused.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("check", [["--check"], []], ids=["check", "start"])
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("embedding:\n  model: /nonexistent\n", "config.yaml:2: embedding.model: '/nonexistent' is not a built-in model"),
+        ("embedding:\n  dimension: 7\n", "config.yaml:2: embedding.dimension: the model"),
+        ("server:\n  socket:\n    group: nosuchgroup\n", "config.yaml:3: server.socket.group: found"),
+    ],
+    ids=["model", "dimension", "group"],
+)
+def test_what_the_start_refuses_the_check_refuses_with_its_line(
+    tmp_path: Path, check: list[str], section: str, told: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(section)
+    refused = subprocess.run(
+        [sys.executable, "-m", "nexusd", *check], capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )
+    assert (refused.returncode, refused.stdout) == (78, "")
+    assert told in refused.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("check", [["--check"], []], ids=["check", "start"])
+def test_a_data_directory_that_cannot_be_made_is_refused(tmp_path: Path, check: list[str]) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "nexusd", "--data", "/proc/nowhere", *check],
+        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )
+    assert refused.returncode == 78
+    assert refused.stderr.startswith("nexusd: the data directory /proc/nowhere cannot be made: ")
+    assert refused.stderr.count("\n") == 1
 
 
 def test_tcp_off_loopback_is_refused(tmp_path: Path) -> None:

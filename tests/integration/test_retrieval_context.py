@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import pytest
 from harness.remembering import Memory, empty_memory
 
 from nexusd.model.memory import BuildContext, MemoryContext, MemoryFilter
-from nexusd.retrieval.context import ContextBuilder, readable_time
+from nexusd.retrieval.context import ContextBuilder, exchange_text, readable_time
 from nexusd.retrieval.tokens import EstimatedTokens
+from nexusd.store.episodes import count_episodes
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +153,50 @@ async def test_no_package_is_past_its_budget_or_differs_the_second_time(memory: 
         for item in package.items:
             assert readable_time(item.created_at) in package.text
         assert await build(memory, "bread in the garden", **how) == package
+
+
+class Watched(EstimatedTokens):
+    """Counts an exchange only when somebody else was answered since it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.answered = threading.Event()
+        self.counted: list[int] = []
+
+    def count(self, text: str) -> int:
+        if "quince" in text:
+            self.counted.append(len(text))
+            self.asked.set()
+            assert self.answered.wait(20), "nobody was answered while an exchange was counted"
+        return super().count(text)
+
+
+async def test_others_are_answered_while_a_long_exchange_is_counted(memory: Memory) -> None:
+    long = await memory.remember("quince " * 500_000, session="now")
+    watched = Watched()
+    builder = ContextBuilder(memory.store, memory.search, watched)
+    for how in ({"session_id": long.session_id}, {}):  # as a recent turn, and as a hit
+        watched.asked.clear()
+        watched.answered.clear()
+        building = asyncio.create_task(builder.build(BuildContext(query="quince", token_budget=1_000_000, **how)))
+        await asyncio.to_thread(watched.asked.wait, 20)
+        assert await memory.store.read(count_episodes) == 1
+        assert not building.done()
+        watched.answered.set()
+        package = await building
+        assert [(item.id, item.tokens) for item in package.items] == [(long.id, count(exchange_text(long)))]
+
+
+async def test_what_is_longer_than_the_budget_is_left_out_uncounted(memory: Memory) -> None:
+    long = await memory.remember("quince " * 500_000, "a" * 1_000_000)
+    short = await memory.remember("quince jam")
+    watched = Watched()
+    watched.answered.set()
+    package = await ContextBuilder(memory.store, memory.search, watched).build(BuildContext(query="quince"))
+    assert [item.id for item in package.items] == [short.id]
+    assert [(item.id, item.tokens) for item in package.left_out] == [(long.id, 4_500_000 // 4)]
+    assert max(watched.counted) < 100
 
 
 def test_times_are_read_with_their_weekday_in_utc() -> None:

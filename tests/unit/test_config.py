@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -264,6 +266,33 @@ def test_a_socket_path_that_the_system_cannot_take_is_refused_with_its_length() 
     [problem] = problems(f"server: {{socket: {{path: {path}}}}}")
     assert f"has {MAX_SOCKET_PATH_BYTES + 1} bytes, the system takes {MAX_SOCKET_PATH_BYTES}" in problem
     assert load(f"server: {{socket: {{path: {path[:-1]}}}}}").socket_path == Path(path[:-1])
+
+
+def test_a_group_that_this_system_does_not_have_is_refused_with_its_place() -> None:
+    own = grp.getgrgid(os.getgid()).gr_name
+    assert load(f"server: {{socket: {{group: {own}}}}}").config.server.socket.group == own
+    [problem] = problems("server:\n  socket:\n    group: nosuchgroup\n")
+    expected = 'server.socket.group: found "nosuchgroup", expected a group of this system'
+    assert problem == f"settings.yaml:3: {expected}"
+    assert problems(NEXUSD_SERVER__SOCKET__GROUP="nosuchgroup") == [
+        f"environment NEXUSD_SERVER__SOCKET__GROUP: {expected}"
+    ]
+    assert "expected a group" in problems(r'server: {socket: {group: "a\0b"}}')[0]
+
+
+def test_what_a_parts_own_rule_complains_of_is_told_with_its_place_among_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("embedding:\n  model: odd\nlog: {level: loud}\n")
+
+    def rule(config: Config) -> list[tuple[str, str]]:
+        return [("embedding.model", f"{config.embedding.model} is odd"), ("embedding.threads", "too few")]
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config=file, data=None, environ={"NEXUSD_EMBEDDING__THREADS": "1"}, rules=[rule])
+    level, model, threads = caught.value.message.splitlines()
+    assert "log.level" in level
+    assert model == f"{file}:2: embedding.model: odd is odd"
+    assert threads == "environment NEXUSD_EMBEDDING__THREADS: embedding.threads: too few"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", '"::1"'])

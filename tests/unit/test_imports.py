@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[2] / "nexusd"
 FOUNDATION = {"model", "errors", "clock", "config", "child", "child_channel"}
 MAY_IMPORT: dict[str, set[str]] = {
     # downwards, from the two doors
-    "__main__": {"app", "config", "errors"},
+    "__main__": {"app", "config", "data_directory", "embedding.model_files", "errors"},
     "app": {"*"},
     "status": {"*"},  # asks every part for its figures; only app gives it to anybody
     "cli": {"client", "model", "errors"},
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the foundation itself
     "log": {"config"},
     "lifecycle": {"clock"},
+    "data_directory": {"errors"},
     "child": {"child_channel", "errors", "clock"},
     "config": {"config_reading", "config_source", "config_values", "errors"},
     "config_reading": {"config_source", "config_values"},

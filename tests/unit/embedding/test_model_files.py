@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes.onnx_files import write_model_directory
 
-from nexusd.config import EmbeddingConfig
+from nexusd.config import Config, EmbeddingConfig
 from nexusd.embedding.embedder import Fingerprint
 from nexusd.embedding.model import ModelUnavailable
 from nexusd.embedding.model_files import (
@@ -16,8 +16,10 @@ from nexusd.embedding.model_files import (
     DEFAULT_WINDOW,
     MAX_WINDOW,
     PackagedFile,
+    WrongModel,
     identify,
     locate,
+    model_complaints,
 )
 from nexusd.errors import ConfigError
 
@@ -67,7 +69,7 @@ def test_another_dimension_than_the_models_is_refused_with_what_to_do(model: str
 
 def test_a_model_that_does_not_say_its_dimension_needs_the_setting(directory: Path) -> None:
     write_model_directory(directory, WORDS, declares_dimension=False)
-    with pytest.raises(ConfigError, match=r"embedding\.dimension: .* does not say its dimension"):
+    with pytest.raises(ConfigError, match=r"embedding\.model: .* does not say its dimension: set embedding\.dimension"):
         identify(configured(directory))
     assert identify(configured(directory, 3)).dimension == 3
 
@@ -85,6 +87,22 @@ def test_a_file_that_is_no_model_is_refused_by_name(directory: Path) -> None:
     (directory / "model.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(ConfigError, match=r"words/model\.onnx is not an ONNX model"):
         identify(configured(directory))
+
+
+@pytest.mark.parametrize("model", ["~nobody-of-this-name/model", "x" * 300, "a\0b"])
+def test_a_name_that_can_be_no_path_is_refused_like_any_other(model: str) -> None:
+    with pytest.raises(WrongModel, match=r"^embedding\.model: "):
+        identify(configured(model))
+
+
+def test_a_wrong_model_is_a_complaint_about_the_setting_that_is_to_be_changed(directory: Path) -> None:
+    assert model_complaints(Config()) == []
+    [(name, complaint)] = model_complaints(Config(embedding=configured("/nonexistent")))
+    assert name == "embedding.model"
+    assert complaint.startswith("'/nonexistent' is not a built-in model")
+    [(name, complaint)] = model_complaints(Config(embedding=configured(directory, 768)))
+    assert name == "embedding.dimension"
+    assert "gives 3 dimensions, not 768" in complaint
 
 
 def test_an_empty_model_file_is_refused(directory: Path) -> None:

@@ -14,7 +14,7 @@ from nexusd.model.episodes import CreateEpisode, Episode, ListEpisodes
 from nexusd.model.fields import Listing, NoParams, Params
 from nexusd.model.memory import SearchMemory
 from nexusd.wire.discovery import describe, discover
-from nexusd.wire.methods import Call, Method, MethodTable
+from nexusd.wire.methods import MAX_NAME_SHOWN, Call, Method, MethodTable
 
 
 class Odd(msgspec.Struct):
@@ -79,6 +79,31 @@ def test_help_says_what_an_object_holds() -> None:
 def test_help_on_what_is_no_method_says_so() -> None:
     with pytest.raises(MethodNotFound):
         describe(sample_table(), "episodes.crate")
+
+
+def test_help_on_a_very_long_name_shows_its_beginning() -> None:
+    with pytest.raises(MethodNotFound) as caught:
+        describe(sample_table(), "x" * 1_000_000)
+    assert caught.value.message == f"There is no method {'x' * MAX_NAME_SHOWN}...; `help` lists those there are."
+
+
+@pytest.mark.parametrize(
+    ("type_", "words"),
+    [
+        (Annotated[str, Meta(min_length=1)], "string (at least 1 character)"),
+        (Annotated[str, Meta(min_length=2)], "string (at least 2 characters)"),
+        (Annotated[str, Meta(max_length=1)], "string (at most 1 character)"),
+        (Annotated[str, Meta(min_length=1, max_length=200)], "string (1 to 200 characters)"),
+        (Annotated[list[int], Meta(min_length=1)], "array of integer (at least 1 item)"),
+        (Annotated[list[int], Meta(min_length=1, max_length=500)], "array of integer (1 to 500 items)"),
+        (Annotated[int, Meta(ge=1)], "integer (at least 1)"),
+    ],
+)
+def test_limits_are_told_in_words(type_: Any, words: str) -> None:
+    params = msgspec.defstruct("Limited", [("it", type_)], bases=(Params,), frozen=True, kw_only=True)
+    table = MethodTable()
+    table.register([Method("limited", "Limited.", params, None, handler, "read")])
+    assert describe(table, "limited")["params"][0]["type"] == words
 
 
 def test_the_document_describes_every_method_and_every_reference_resolves() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nexusd.config import SocketConfig, TcpConfig
+from nexusd.config import MAX_SOCKET_PATH_BYTES, SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
-from nexusd.wire.sockets import MAX_SOCKET_PATH_BYTES, UnixSocketFile, listen_tcp
+from nexusd.wire.sockets import UnixSocketFile, listen_tcp
 
 
 @pytest.fixture
