@@ -13,7 +13,7 @@ from nexusd import __version__
 from nexusd.clock import Clock
 from nexusd.config import Settings
 from nexusd.embedding.embedder import Embedder
-from nexusd.errors import IndexUnavailable
+from nexusd.errors import IndexUnavailable, InternalError
 from nexusd.index.index import Index
 from nexusd.lifecycle import Supervisor
 from nexusd.model.system import (
@@ -157,7 +157,10 @@ class StatusReport:
                 connections=self._server.connections,
                 methods={
                     name: MethodCount(
-                        calls=count["count"], errors=sum(count["errors"].values()), total_ms=count["totalMs"]
+                        calls=count["count"],
+                        errors=sum(count["errors"].values()),
+                        faults=count["errors"].get(InternalError.kind, 0),
+                        total_ms=count["totalMs"],
                     )
                     for name, count in self._dispatcher.counters.snapshot().items()
                 },

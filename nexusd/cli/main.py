@@ -8,7 +8,9 @@ or with --json, it writes the daemon's result as it came: one JSON document.
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import re
 import stat
 import sys
 import time
@@ -18,8 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import msgspec
 import typer
 
+from nexusd import __version__
+from nexusd.cli.completion import method_names
 from nexusd.cli.connection import connected, socket_path_or_url
-from nexusd.cli.params import ParameterError, parse_arguments, parse_document
+from nexusd.cli.params import ParameterError, check_text, parse_arguments, parse_document
 from nexusd.cli.texts import safe
 from nexusd.client import calls
 from nexusd.client.core import Request
@@ -42,8 +46,12 @@ DEFAULT_SESSION = "nexusctl"
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, also on a terminal.")]
 SessionName = Annotated[
-    str | None, typer.Option("--session", "-s", metavar="SESSION", help="A session's external id, or #ID.")
+    str | None,
+    typer.Option(
+        "--session", "-s", metavar="SESSION", help="A session's external id; or its own, as id:1 or, quoted, '#1'."
+    ),
 ]
+_ROW_ID = re.compile(r"(?:#|id:)([0-9]+)")  # id: for shells, to which a bare # begins a comment
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +72,18 @@ def _invocation(ctx: typer.Context, json: bool) -> Invocation:
     return dataclasses.replace(invocation, json=invocation.json or json or not sys.stdout.isatty())
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"nexusctl {__version__}")
+        raise typer.Exit
+
+
 def options(
     ctx: typer.Context,
     *,
+    version: Annotated[  # noqa: ARG001 (its callback is all there is to it)
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
     socket: Annotated[
         str | None,
         typer.Option(metavar="PATH", envvar="NEXUSD_SOCKET", help="The daemon's Unix socket."),
@@ -89,7 +106,7 @@ def options(
 def call(
     ctx: typer.Context,
     *,
-    method: Annotated[str, typer.Argument(help="Such as episodes.get.")],
+    method: Annotated[str, typer.Argument(help="Such as episodes.get.", autocompletion=method_names)],
     parameters: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Parameters, or - for JSON on stdin.")
     ] = None,
@@ -102,6 +119,8 @@ def call(
     is a terminal.
     """
     invocation = _invocation(ctx, json)
+    if not method:
+        raise ParameterError("expected the name of a method, such as episodes.get; nexusctl help lists them")
     params = _parameters(parameters or [])
     with invocation.client() as nexus:
         answer = nexus.execute(Request(method, params, msgspec.Raw))
@@ -141,10 +160,12 @@ def add(
     invocation = _invocation(ctx, json)
     user_message = _one("USER", user, "--user", user_option)
     if user_message == "-":
-        user_message = sys.stdin.read().rstrip("\n")
+        user_message = _text_on_stdin().rstrip("\n")
     if not user_message:
         raise ParameterError("expected what the user said: nexusctl add USER [ASSISTANT]")
     ai_response = _one("ASSISTANT", assistant, "--assistant", assistant_option) or ""
+    for text in (user_message, ai_response, session):  # before the session is made
+        check_text(text)
     with invocation.client() as nexus:
         session_id = nexus.ensure_session(session).id
         create = calls.create_episode(session_id, user_message, ai_response, wait=wait)
@@ -205,7 +226,7 @@ def context(
 def help_(
     ctx: typer.Context,
     *,
-    method: Annotated[str | None, typer.Argument(help="A method's name.")] = None,
+    method: Annotated[str | None, typer.Argument(help="A method's name.", autocompletion=method_names)] = None,
     json: Json = False,
 ) -> None:
     """List the daemon's methods, or explain one."""
@@ -243,7 +264,8 @@ def main() -> NoReturn:
         details = [detail for detail in details if detail not in exc.message]  # it may have room for them
         if exc.kind == "internal_error" and exc.request_id is not None:
             details.append(f"requestId {exc.request_id}")  # all that the daemon's log can be searched for
-        _complain(f"{exc.kind}: {exc.message}", *details)
+        named = exc.message.lower().startswith(exc.kind.replace("_", " "))
+        _complain(exc.message if named else f"{exc.kind}: {exc.message}", *details)
         sys.exit(REMOTE_ERROR)
     except ClientError as exc:
         _complain(exc.message)
@@ -274,14 +296,26 @@ def _stdin_has_document() -> bool:
     return stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind)
 
 
+def _text_on_stdin() -> str:
+    with io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8") as stdin:
+        try:
+            return stdin.read()
+        except UnicodeDecodeError:
+            raise ParameterError("standard input is not valid UTF-8") from None
+
+
 def _session_id(nexus: Client, name: str) -> int:
-    if name.startswith("#") and name[1:].isdecimal():
-        return int(name[1:])
-    find = Request("sessions.getByExternalId", {"externalId": name}, Session, mutates=False)
+    """The id of an existing session; asked for also where it is given, since a search in none finds nothing."""
+    if by_id := _ROW_ID.fullmatch(name):
+        find = Request("sessions.get", {"id": int(by_id[1])}, Session, mutates=False)
+        missing = f"No session has the id {by_id[1]}."
+    else:
+        find = Request("sessions.getByExternalId", {"externalId": name}, Session, mutates=False)
+        missing = f"No session is called {name!r}."
     try:
         return nexus.execute(find).id
     except NotFound as exc:
-        exc.args = (f"No session is called {name!r}.",)
+        exc.args = (missing,)
         raise
 
 

@@ -70,6 +70,18 @@ def parse_document(text: str | bytes) -> dict[str, Any]:
     return params
 
 
+def check_text(text: str) -> None:
+    """See that a text of the command line is one.
+
+    Raises:
+        ParameterError: there were bytes in it that are no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ParameterError("a parameter is not valid UTF-8") from None
+
+
 def _value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)

@@ -103,7 +103,7 @@ def context(package: MemoryContext, now_ms: int) -> RenderableType:
     title = f"{package.tokens:,} of {package.token_budget:,} tokens"
     parts: list[RenderableType] = [
         Rule(title, style="dim", align="left"),
-        Text(safe(package.text)) if package.text else Text("Nothing to say.", style="dim"),
+        Text(safe(package.text).rstrip()) if package.text else Text("Nothing to say.", style="dim"),
         Rule(style="dim"),
     ]
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -236,13 +236,15 @@ def _embedder(part: Mapping[str, Any]) -> Text:
 def _server(part: Mapping[str, Any]) -> Text:
     addresses = [safe(str(part[name])) for name in ("socket", "tcp") if part.get(name)]
     figures = [count(part["connections"], "connection")] if "connections" in part else []
-    methods = part.get("methods")
-    if isinstance(methods, Mapping):
-        figures.append(count(sum(m.get("calls", 0) for m in methods.values()), "request"))
-        figures.append(count(sum(m.get("errors", 0) for m in methods.values()), "error"))
-    else:
-        figures += [count(part[name], name[:-1]) for name in ("requests", "errors") if name in part]
+    faults = 0
+    if isinstance(methods := part.get("methods"), Mapping):
+        calls, errors, faults = (
+            sum(method.get(name, 0) for method in methods.values()) for name in ("calls", "errors", "faults")
+        )
+        figures += [count(calls, "request"), f"{errors - faults:,} refused"]
     lines = [line for line in (_joined(addresses), _joined(figures)) if line.plain]
+    if faults:  # those are ours; what was refused is the callers' business
+        lines[-1].append(f" · {count(faults, 'internal error')}, see the log", style="red")
     return Text("\n").join(lines)
 
 

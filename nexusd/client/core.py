@@ -73,7 +73,9 @@ def encode_request(request_id: int, method: str, params: dict[str, Any]) -> byte
     message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
     try:
         return _ENCODER.encode(message) + b"\n"
-    except (TypeError, UnicodeEncodeError, OverflowError) as exc:
+    except UnicodeEncodeError as exc:
+        raise ValueError("a parameter is not valid UTF-8") from exc
+    except (TypeError, OverflowError) as exc:
         raise ValueError(f"the parameters of {method} cannot be written as JSON: {exc}") from exc
 
 

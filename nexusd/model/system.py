@@ -56,10 +56,11 @@ class EmbedderStatus(Record, frozen=True, kw_only=True):
 
 
 class MethodCount(Record, frozen=True, kw_only=True):
-    """One method since the start: calls, errors, and the time they took together."""
+    """One method since the start: calls, errors (of which `faults` are internal ones), and the time they all took."""
 
     calls: int
     errors: int
+    faults: int
     total_ms: float
 
 

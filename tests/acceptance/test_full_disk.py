@@ -96,3 +96,24 @@ def test_a_full_disk_is_told_and_reads_go_on_and_writes_resume_without_a_restart
         while not client.call("outbox.wait", timeoutMs=30_000)["done"]:
             pass
         assert client.call("health")["status"] == "ok"
+
+
+def test_a_start_on_a_full_disk_says_that_trying_again_may_help(tmp_path: Path) -> None:
+    if not _may_mount():
+        pytest.skip("needs the right to mount a tmpfs in a namespace of its own")
+    with Daemon(tmp_path / "sound").start() as sound, Client(sound.socket_path) as client:
+        client.call("sessions.create", externalId="s")
+    full = tmp_path / "full"
+    full.mkdir()
+    fill = (
+        f'mount -t tmpfs -o size=4m tmpfs "$0" && cp "$1" "$0/nexus.db" && '
+        f'dd if=/dev/zero of="$0/filler" bs=4k 2>/dev/null; exec "{sys.executable}" -m nexusd --data "$0"'
+    )
+    ended = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", fill, str(full), str(tmp_path / "sound" / "nexus.db")],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        env={**os.environ, "NEXUSD_SERVER__TCP__ENABLED": "false"},
+    )
+    assert ended.returncode == 70, ended.stderr
+    assert "cannot be opened now" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import selectors
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -124,6 +125,22 @@ def test_a_killed_child_costs_nothing_but_a_moment(daemon: Daemon, client: Clien
     assert after["items"]
     assert daemon.terminate() == 0
     assert indexed_versions(daemon.data) == assert_store_is_sound(daemon.data)
+
+
+def test_an_index_lost_while_nothing_happens_is_never_called_complete(daemon: Daemon, client: Client) -> None:
+    session = client.call("sessions.create", externalId="s")["id"]
+    for text in ("the bees swarm", "the kettle boils"):
+        client.call("episodes.create", sessionId=session, userMessage=text, aiResponse="", waitFor="indexed")
+    shutil.rmtree(daemon.data / "index")
+    os.kill(daemon.children()["shard_process"], signal.SIGKILL)
+    while True:  # from here on: hits, or the word that they may be missing, or rows that are visibly pending
+        found = client.call("memory.search", query="honey insects", mode="semantic")
+        if found["items"] and not found["degraded"]:
+            break
+        outbox = client.call("outbox.status")
+        assert found["degraded"] or outbox["pending"] + outbox["inflight"], "nothing found, and nothing said"
+    assert client.call("outbox.wait", timeoutMs=30_000)["done"]
+    assert client.call("system.status")["index"]["points"] == {"episodes": 2}
 
 
 def test_search_says_that_it_is_degraded_while_the_index_is_gone(daemon: Daemon, client: Client) -> None:

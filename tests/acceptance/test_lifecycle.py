@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,14 +37,46 @@ def test_requests_under_way_are_answered_before_the_end(daemon: Daemon) -> None:
         replies.readline()
         create = b'{"jsonrpc":"2.0","id":1,"method":"episodes.create","params":[1,"u","a"]}\n'
         raw.sendall(create * 20)
-        first = json.loads(replies.readline())  # the others are under way
+        first = json.loads(replies.readline())  # the others are under way, or were read and wait
         assert "result" in first
         code = daemon.terminate()
         rest = [json.loads(line) for line in replies]
     assert code == 0
+    assert len(rest) == 19  # each was answered: done, or told that it was not
+    assert {reply["error"]["data"]["kind"] for reply in rest if "error" in reply} <= {"stopping"}
     stored = 1 + sum(1 for reply in rest if "result" in reply)
-    assert len(rest) == 19 or all(reply["error"]["data"]["kind"] == "stopping" for reply in rest if "error" in reply)
     assert len(assert_store_is_sound(daemon.data)) == stored
+
+
+def test_who_waits_for_the_index_is_answered_when_the_daemon_stops(daemon: Daemon) -> None:
+    os.kill(_index_process(daemon), signal.SIGSTOP)  # so that nothing is indexed
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(str(daemon.socket_path))
+        replies = raw.makefile("rb")
+        raw.sendall(b'{"jsonrpc":"2.0","id":0,"method":"sessions.create","params":["s"]}\n')
+        replies.readline()
+        wait = {"sessionId": 1, "userMessage": "u", "aiResponse": "a", "waitFor": "indexed", "timeoutMs": 60000}
+        request = {"jsonrpc": "2.0", "id": 1, "method": "episodes.create", "params": wait}
+        raw.sendall(json.dumps(request).encode() + b"\n" + b'{"jsonrpc":"2.0","id":2,"method":"health"}\n')
+        assert json.loads(replies.readline())["id"] == 2
+        assert daemon.terminate() == 0
+        assert json.loads(replies.readline())["result"]["vector"] == "pending"
+    assert assert_store_is_sound(daemon.data) == {1: 1}
+
+
+def test_a_database_that_is_removed_ends_the_daemon_before_more_is_written_to_nowhere(daemon: Daemon) -> None:
+    (daemon.data / "nexus.db").rename(daemon.data / "elsewhere.db")
+    assert daemon.process is not None
+    assert daemon.process.wait(30) == 70
+    assert "moved or removed" in daemon.log_tail()
+
+
+def _index_process(daemon: Daemon) -> int:
+    """The index's process, as soon as it answers."""
+    with Client(daemon.socket_path) as client:
+        while not client.call("system.status")["index"]["available"]:
+            pass
+    return daemon.children()["shard_process"]
 
 
 def test_a_second_daemon_on_the_same_data_is_refused(daemon: Daemon) -> None:

@@ -17,6 +17,7 @@ class FakeIndex:
 
     def __init__(self) -> None:
         self.down = False
+        self.incarnation = "first"
         self.refused: set[int] = set()
         self.upserts: list[list[int]] = []
         self.before_upsert: asyncio.Event | None = None  # an upsert under way waits for it
@@ -36,7 +37,7 @@ class FakeIndex:
         if known != spec:
             raise DimensionMismatch
         self._points.setdefault(spec.name, {})
-        return "only"
+        return self.incarnation
 
     async def drop(self, collection: str) -> None:
         self._check_up()
@@ -44,9 +45,9 @@ class FakeIndex:
         self._points.pop(collection, None)
 
     def wipe(self) -> None:
-        """Lose everything, as a replaced server does."""
-        self._specs.clear()
-        self._points.clear()
+        """Lose everything and begin anew, as a damaged collection does; give it another `incarnation` too."""
+        for points in self._points.values():
+            points.clear()
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         held = self._held(collection)
@@ -85,7 +86,8 @@ class FakeIndex:
         return len(self._held(collection))
 
     def health(self) -> IndexHealth:
-        return IndexHealth(available=not self.down, detail="down" if self.down else "", incarnations={})
+        return IndexHealth(available=not self.down, detail="down" if self.down else "",
+                           incarnations=dict.fromkeys(self._specs, self.incarnation))
 
     def versions(self, collection: str) -> dict[int, int]:
         """Everything that is held."""

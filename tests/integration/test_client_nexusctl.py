@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from fakes.scripted_daemon import ScriptedDaemon, does_it_and_hangs_up, refuses, sends_garbage, stays_silent
 
+from nexusd import __version__
+
 PROGRAM = [sys.executable, "-c", "from nexusd.cli.main import main; main()"]
 HIT = {
     "collection": "episodes", "id": 7, "score": 0.9,
@@ -123,9 +125,13 @@ def test_search_sends_what_was_asked_for(daemon: ScriptedDaemon) -> None:
     ]
 
 
-def test_session_can_be_named_by_its_row_id(daemon: ScriptedDaemon) -> None:
+@pytest.mark.parametrize("name", ["#12", "id:12"])
+def test_session_can_be_named_by_its_row_id(daemon: ScriptedDaemon, name: str) -> None:
     daemon.answers["memory.search"] = {"items": [], "degraded": []}
-    nexusctl("--socket", daemon.address, "search", "key", "--session", "#12")
+    daemon.answers["sessions.get"] = {"id": 12, "externalId": "hall", "name": None, "projectId": None,
+                                      "metadata": {}, "createdAt": 1, "updatedAt": 1}  # fmt: skip
+    nexusctl("--socket", daemon.address, "search", "key", "--session", name)
+    assert daemon.calls("sessions.get") == [{"id": 12}]
     assert daemon.calls("memory.search")[0]["filter"] == {"sessionId": 12}
 
 
@@ -189,6 +195,12 @@ def test_daemons_error_is_one_line_with_its_fields_and_exit_code_1(daemon: Scrip
     assert done.stderr == "nexusctl: invalid_params: Wrong.\n  id: an integer\n"
 
 
+def test_kind_that_the_message_begins_with_is_not_said_twice(daemon: ScriptedDaemon) -> None:
+    daemon.acts["episodes.get"] = [refuses(-32602, "invalid_params", "Invalid params: id: expected an integer")]
+    done = nexusctl("--socket", daemon.address, "call", "episodes.get", "id=x")
+    assert done.stderr == "nexusctl: Invalid params: id: expected an integer\n"
+
+
 def test_internal_error_tells_the_request_id_that_the_log_knows(daemon: ScriptedDaemon) -> None:
     daemon.acts["episodes.get"] = [refuses(-32603, "internal_error", "Something went wrong inside.")]
     done = nexusctl("--socket", daemon.address, "call", "episodes.get", "id=1")
@@ -198,6 +210,11 @@ def test_internal_error_tells_the_request_id_that_the_log_knows(daemon: Scripted
 def test_unknown_session_is_named(daemon: ScriptedDaemon) -> None:
     done = nexusctl("--socket", daemon.address, "search", "key", "--session", "nobody")
     assert (done.returncode, done.stderr) == (1, "nexusctl: not_found: No session is called 'nobody'.\n")
+    daemon.acts["sessions.get"] = [refuses(-32010, "not_found", "No session has this id.")] * 2
+    for command in ("search", "context"):
+        done = nexusctl("--socket", daemon.address, command, "key", "--session", "#99999")
+        assert (done.returncode, done.stderr) == (1, "nexusctl: not_found: No session has the id 99999.\n")
+    assert daemon.calls("memory.search") == daemon.calls("memory.context") == []
 
 
 def test_no_daemon_is_exit_code_2_and_names_every_place(tmp_path: Path) -> None:
@@ -224,6 +241,7 @@ def test_daemon_that_does_not_speak_is_exit_code_2(daemon: ScriptedDaemon, act: 
         ["search"],
         ["search", "key", "--limit", "many"],
         ["search", "key", "--frobnicate"],
+        ["call", ""],
         ["call", "echo", "no equals sign"],
         ["call", "echo", "a=1", "a=2"],
         ["call", "echo", "a:=text"],
@@ -247,13 +265,63 @@ def test_bad_json_on_standard_input_is_exit_code_3(daemon: ScriptedDaemon) -> No
     assert done.stderr.startswith("nexusctl: the parameters on standard input are not JSON")
 
 
-def test_byte_that_is_no_text_is_exit_code_3(daemon: ScriptedDaemon) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["call", "echo", b"a=\xff"], ["add", b"\xff"], ["add", "a", b"\xff", "-s", "new"], ["add", "a", "-s", b"\xff"],
+     ["search", b"\xff"]],
+    ids=str,
+)  # fmt: skip
+def test_byte_that_is_no_text_is_exit_code_3_and_nothing_is_made(
+    daemon: ScriptedDaemon, arguments: list[str | bytes]
+) -> None:
     done = subprocess.run(
-        [*PROGRAM, "--socket", daemon.address, "call", "echo", b"a=\xff"], stdin=subprocess.DEVNULL,
+        [*PROGRAM, "--socket", daemon.address, *arguments], stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=30, env=environment(), check=False,
     )  # fmt: skip
-    assert done.returncode == 3
-    assert "cannot be written as JSON" in done.stderr
+    assert (done.returncode, done.stderr) == (3, "nexusctl: a parameter is not valid UTF-8\n")
+    assert daemon.sessions == {}
+
+
+def test_byte_that_is_no_text_on_standard_input_is_exit_code_3(daemon: ScriptedDaemon) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "--socket", daemon.address, "add", "-"], input=b"a\xff\n", capture_output=True, timeout=30,
+        env=environment(), check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (3, b"nexusctl: standard input is not valid UTF-8\n")
+
+
+def test_version_is_told_without_a_daemon(tmp_path: Path) -> None:
+    done = nexusctl("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"nexusctl {__version__}\n", "")
+
+
+# --- completion ---
+
+
+def completed(line: str, cwd: Path, **environ: str) -> list[str]:
+    """What bash is offered after this line and a <TAB>."""
+    word = str(len(line.split(" ")) - 1)
+    done = nexusctl(cwd=cwd, _NEXUSCTL_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=word, **environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("command", ["call", "help"])
+def test_shell_is_offered_the_daemons_methods(daemon: ScriptedDaemon, tmp_path: Path, command: str) -> None:
+    names = ["episodes.create", "episodes.get", "health"]
+    daemon.answers["help"] = {"methods": [{"name": name, "summary": "."} for name in names]}
+    assert completed(f"nexusctl --socket {daemon.address} {command} epi", tmp_path) == names[:2]
+    assert completed(f"nexusctl {command} he", tmp_path, NEXUSD_SOCKET=daemon.address) == ["health"]
+    assert daemon.calls("help") == [{}, {}]
+
+
+def test_shell_is_offered_nothing_and_told_nothing_without_an_answer(daemon: ScriptedDaemon, tmp_path: Path) -> None:
+    assert completed("nexusctl call epi", tmp_path) == []
+    assert completed("nexusctl --url nonsense call epi", tmp_path) == []
+    daemon.acts["help"] = [stays_silent, sends_garbage]
+    for _ in range(2):
+        assert completed(f"nexusctl --socket {daemon.address} call epi", tmp_path) == []
+    assert len(daemon.calls("help")) == 2
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from nexusd.clock import SystemClock
 from nexusd.config import OutboxConfig, StorageConfig
+from nexusd.embedding.embedder import EmbedderDied, Vector
 from nexusd.model.episodes import NewEpisode, UpdateEpisode
 from nexusd.model.outbox import ListOutbox
 from nexusd.model.sessions import CreateSession, DeleteSession
@@ -71,7 +72,10 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def make_bench(directory: Path, *, index: FakeIndex | None = None, **config: object) -> AsyncIterator[Bench]:
+async def make_bench(
+    directory: Path, *, index: FakeIndex | None = None, embedder: FakeEmbedder | None = None, **config: object
+) -> AsyncIterator[Bench]:
+    directory.mkdir(exist_ok=True)
     worker: OutboxWorker | None = None
 
     def committed() -> None:
@@ -84,7 +88,7 @@ async def make_bench(directory: Path, *, index: FakeIndex | None = None, **confi
     clock = SystemClock()
     store = Database(directory / "nexus.db", StorageConfig(), clock, on_commit=committed, on_fatal=fatal)
     await store.open()
-    index, embedder = index or FakeIndex(), FakeEmbedder()
+    index, embedder = index or FakeIndex(), embedder or FakeEmbedder()
     collections = Collections(store, index, embedder.fingerprint)
     await collections.point(NOW_MS)
     settings = OutboxConfig(**({"max_backoff_s": 0.2} | config))  # type: ignore[arg-type]
@@ -282,13 +286,116 @@ async def test_points_without_rows_and_rows_without_points_are_found_and_mended(
     assert (await bench.collections.compare("episodes", NOW_MS)).agrees
 
 
+class MortalEmbedder(FakeEmbedder):
+    """A model whose process dies over some texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deadly: set[str] = set()
+
+    async def embed_documents(self, texts: Sequence[str]) -> list[Vector]:
+        if self.deadly.intersection(texts):
+            self.document_calls.append(list(texts))
+            raise EmbedderDied("died before it answered")
+        return await super().embed_documents(texts)
+
+
+async def test_a_text_that_kills_the_model_is_buried_alone(tmp_path: Path) -> None:
+    embedder = MortalEmbedder()
+    async with make_bench(tmp_path, embedder=embedder, max_attempts=2, max_backoff_s=0.11, batch_size=16) as bench:
+        rows = [await bench.add(f"text {n}") for n in range(40)]
+        deadly = await bench.add("deadly")
+        rows += [await bench.add(f"more {n}") for n in range(40)]
+        embedder.deadly.add("User: deadly\nAssistant: ok")
+        bench.start()
+        await bench.drained()
+        assert set(bench.held) == set(rows)
+        (dead,) = (await bench.store.read(list_outbox, ListOutbox())).items
+        assert (dead.row_id, dead.state, dead.attempts) == (deadly, "dead", 2)
+
+
+async def test_an_index_that_comes_up_is_looked_at_at_once_whatever_the_breaker_says(tmp_path: Path) -> None:
+    async with make_bench(tmp_path, max_backoff_s=300) as bench:
+        bench.index.down = True
+        bench.start()
+        await bench.add("tea")
+        async with asyncio.timeout(10):
+            while bench.worker.index_breaker.failures < 1:
+                await asyncio.sleep(0)
+        for _ in range(20):  # as after a long outage
+            bench.worker.index_breaker.failed("down")
+        bench.index.down = False
+        bench.worker.index_up()
+        await bench.drained()
+        assert bench.held == await bench.rows()
+
+
+async def test_an_index_begun_anew_while_nothing_happens_is_noticed_and_filled(bench: Bench) -> None:
+    bench.start()
+    await bench.add("tea")
+    await bench.drained()
+    assert bench.worker.complete
+    bench.index.wipe()
+    bench.index.incarnation = "another"
+    assert not bench.worker.complete
+    assert not (await bench.worker.wait_for(None, [], 0.05)).done
+    bench.worker.index_up()
+    await bench.drained()
+    assert bench.worker.complete
+    assert bench.held == await bench.rows()
+
+
+async def test_points_of_another_database_are_all_replaced(tmp_path: Path) -> None:
+    index = FakeIndex()
+    async with make_bench(tmp_path / "a", index=index) as other:
+        other.start()
+        await other.add("the greenhouse is warm")
+        await other.drained()
+        before = index.payload(other.collections.physical("episodes"), 1)["epoch"]
+    async with make_bench(tmp_path / "b", index=index) as bench:  # the same ids and versions, other texts
+        await bench.add("the cat eats salmon")
+        bench.start()
+        await bench.drained()
+        assert index.payload(bench.collections.physical("episodes"), 1)["epoch"] != before
+        assert bench.held == await bench.rows()
+
+
+async def test_who_waits_is_answered_when_the_daemon_stops(bench: Bench) -> None:
+    bench.embedder.unavailable = "down"
+    bench.start()
+    row_id = await bench.add("tea")
+    waiting = asyncio.create_task(bench.worker.wait_for("episodes", [row_id], 60))
+    await asyncio.sleep(0)
+    bench.worker.stop_waiting()
+    waited = await asyncio.wait_for(waiting, 5)
+    assert (waited.done, waited.pending) == (False, 1)
+
+
+async def test_an_outage_of_the_model_does_not_keep_the_store_busy(tmp_path: Path) -> None:
+    async with make_bench(tmp_path, max_backoff_s=300, batch_size=4) as bench:
+        for n in range(100):
+            await bench.add(f"text {n}")
+        bench.embedder.unavailable = "down"
+        for _ in range(20):
+            bench.worker.embedder_breaker.failed("down")
+        before = bench.store.progress().batches
+        bench.start()
+        async with asyncio.timeout(10):
+            while bench.worker.turns < 2:
+                await asyncio.sleep(0)
+        assert bench.worker.turns == 2  # the second one rests before it claims again
+        assert bench.store.progress().batches - before < 10
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 9)),
         st.tuples(st.just("update"), st.integers(0, 30)),
         st.tuples(st.just("delete"), st.integers(0, 30)),
-        st.tuples(st.sampled_from(["index down", "index up", "embedder down", "embedder up", "crash", "turn"]),
-                  st.just(0)),
+        st.tuples(
+            st.sampled_from(["index down", "index up", "index lost", "embedder down", "embedder up", "crash", "turn"]),
+            st.integers(1, 1000),
+        ),
     ),
     max_size=40,
 )
@@ -314,6 +421,10 @@ async def _run_steps(steps: list[tuple[str, int]], directory: Path) -> None:
                 await bench.store.write(update_episode, change, NOW_MS)
             elif step == "delete" and alive:
                 await bench.store.write(delete_episode, alive.pop(number % len(alive)))
+            elif step == "index lost":
+                bench.index.wipe()
+                bench.index.incarnation = f"{number}"
+                bench.worker.index_up()
             elif step.startswith("index"):
                 bench.index.down = step == "index down"
             elif step.startswith("embedder"):

@@ -25,7 +25,8 @@ STATUS: dict[str, Any] = {
     "embedder": {"provider": "builtin", "model": "all-MiniLM-L6-v2", "dimension": 384, "state": "ready",
                  "detail": "", "restarts": 0},
     "server": {"socket": "/run/nexusd/nexusd.sock", "tcp": None, "connections": 4,
-               "methods": {"episodes.create": {"calls": 10, "errors": 1, "totalMs": 3.0}}},
+               "methods": {"episodes.create": {"calls": 10, "errors": 3, "faults": 1, "totalMs": 3.0},
+                           "episodes.get": {"calls": 5, "errors": 1, "totalMs": 3.0}}},
     "tasks": [{"name": "outbox", "state": "running", "restarts": 2},
               {"name": "status", "state": "running", "restarts": 0}],
     "processes": [{"name": "daemon", "pid": 12, "residentBytes": 92_000_000}],
@@ -48,7 +49,7 @@ def test_status_says_what_a_person_wants_to_know() -> None:
         "120 rows to index · 3 given up · oldest 12 s · about 4 s to go · not calling the index",
         "embedded · unavailable · 98,000 points · building a faster one · restarted 1 time",
         "the child ended",
-        "4 connections · 10 requests · 1 error", "outbox running, restarted 2 times",
+        "4 connections · 15 requests · 3 refused · 1 internal error, see the log", "outbox running, restarted 2 times",
         "daemon 92.0 MB (pid 12)",
     ):  # fmt: skip
         assert piece in text
@@ -72,6 +73,21 @@ def test_status_is_shown_without_an_entry_that_this_daemon_does_not_have(path: t
 
 def test_status_of_nothing_is_shown() -> None:
     assert drawn(render.status({})).strip() == "nexusd ?"
+
+
+def test_status_of_a_daemon_without_faults_mentions_none() -> None:
+    server = {**STATUS["server"], "methods": {"episodes.get": {"calls": 5, "errors": 2, "faults": 0}}}
+    text = drawn(render.status({**STATUS, "server": server}), 120)
+    assert "5 requests · 2 refused\n" in text
+    assert "internal error" not in text
+
+
+def test_a_packages_text_ends_where_the_rule_begins() -> None:
+    package = msgspec.convert(
+        {"text": "[Mon]\nUser: hi\n\n", "tokens": 1, "tokenBudget": 2, "items": [], "leftOut": [], "degraded": []},
+        MemoryContext,
+    )
+    assert "User: hi\n───" in drawn(render.context(package, NOW_MS))
 
 
 @given(st.text(), st.integers(20, 120))

@@ -35,9 +35,11 @@ def test_request_is_one_line_of_json_that_reads_back(params: dict[str, Any]) -> 
     assert json.loads(line) == {"jsonrpc": "2.0", "id": 7, "method": "echo", "params": params}
 
 
-@pytest.mark.parametrize("value", ["\ud800", object()])
-def test_value_that_json_cannot_hold_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match="cannot be written as JSON"):
+@pytest.mark.parametrize(
+    ("value", "said"), [("\ud800", "a parameter is not valid UTF-8"), (object(), "cannot be written as JSON")]
+)
+def test_value_that_json_cannot_hold_is_refused(value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         encode_request(1, "echo", {"a": value})
 
 
