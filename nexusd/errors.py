@@ -10,8 +10,8 @@ the raiser gives a better one.
         |   +-- ConfigError                     a setting is wrong
         |   +-- DataDirectoryError              missing, not writable, or another daemon holds it
         |   +-- DatabaseRefusedError            not ours, or newer than this program
-    |   +-- StoreUnavailableError           not now: the disk is full or fails, or another program has the lock;
-    |                                       exit code 70, since starting again may help
+        |   +-- StoreUnavailableError           not now: a full or failing disk, a lock held by another program;
+        |                                       exit code 70, since starting again may help
         +-- RpcError
             +-- ParseError            -32700 parse_error
             +-- InvalidRequest        -32600 invalid_request

@@ -48,7 +48,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON, also on a terminal.")]
 SessionName = Annotated[
     str | None,
     typer.Option(
-        "--session", "-s", metavar="SESSION", help="A session's external id; or its own, as id:1 or, quoted, '#1'."
+        "--session", "-s", metavar="SESSION", help="A session's external id, or its row id: id:1, or '#1' in quotes."
     ),
 ]
 _ROW_ID = re.compile(r"(?:#|id:)([0-9]+)")  # id: for shells, to which a bare # begins a comment
@@ -81,7 +81,7 @@ def _print_version(asked: bool) -> None:
 def options(
     ctx: typer.Context,
     *,
-    version: Annotated[  # noqa: ARG001 (its callback is all there is to it)
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     socket: Annotated[

@@ -14,7 +14,7 @@ import pytest
 from harness.daemon import Daemon
 from harness.parity import assert_store_is_sound
 
-from nexusd.client import Client
+from nexusd.client import Client, NotFound
 
 
 def test_sigterm_ends_with_0_and_leaves_no_process_and_no_socket(daemon: Daemon, client: Client) -> None:
@@ -120,7 +120,7 @@ def test_a_wrong_setting_is_told_and_nothing_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "told"),
     [
-        ("embedding:\n  model: /nonexistent\n", "config.yaml:2: embedding.model: '/nonexistent' is not a built-in model"),
+        ("embedding:\n  model: /nonexistent\n", "config.yaml:2: embedding.model: '/nonexistent' is not a"),
         ("embedding:\n  dimension: 7\n", "config.yaml:2: embedding.dimension: the model"),
         ("server:\n  socket:\n    group: nosuchgroup\n", "config.yaml:3: server.socket.group: found"),
     ],
@@ -147,6 +147,14 @@ def test_a_data_directory_that_cannot_be_made_is_refused(tmp_path: Path, check: 
     assert refused.returncode == 78
     assert refused.stderr.startswith("nexusd: the data directory /proc/nowhere cannot be made: ")
     assert refused.stderr.count("\n") == 1
+
+
+def test_what_was_refused_is_counted_and_is_no_fault(client: Client) -> None:
+    for id_ in (7, 8):
+        with pytest.raises(NotFound):
+            client.call("episodes.get", id=id_)
+    counted = client.call("system.status")["server"]["methods"]["episodes.get"]
+    assert (counted["calls"], counted["errors"], counted["faults"]) == (2, 2, 0)
 
 
 def test_tcp_off_loopback_is_refused(tmp_path: Path) -> None:

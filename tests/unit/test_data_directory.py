@@ -42,5 +42,5 @@ def test_a_file_in_its_place_is_refused(function: Callable[[Path], None], tmp_pa
 
 
 def test_one_that_is_there_and_takes_nothing_is_refused() -> None:
-    with pytest.raises(DataDirectoryError, match="^the data directory /proc cannot be written to: "):
+    with pytest.raises(DataDirectoryError, match=r"^the data directory /proc cannot be written to: "):
         try_data_directory(Path("/proc"))
