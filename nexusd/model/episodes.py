@@ -55,7 +55,10 @@ class NewEpisode(Params, frozen=True, kw_only=True):
 
 
 class CreateEpisode(Wait, frozen=True, kw_only=True):
-    """Parameters of episodes.create: the fields of NewEpisode, and how to wait."""
+    """Parameters of episodes.create: the fields of NewEpisode, and how to wait.
+
+    The fields stand here again since a struct has one base, and by position they come before how to wait.
+    """
 
     session_id: Id
     user_message: UserMessage

@@ -26,18 +26,17 @@ from msgspec import Raw, Struct
 
 from nexusd.clock import Clock, SystemClock
 from nexusd.config import LimitsConfig
-from nexusd.errors import Forbidden, InternalError, MethodNotFound, RpcError, TooLarge
+from nexusd.errors import Forbidden, InternalError, RpcError, TooLarge
 from nexusd.model.fields import Params
 from nexusd.wire.counters import Counters
 from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
 from nexusd.wire.gate import Gate
-from nexusd.wire.methods import Call, Method, MethodTable, Principal, Role
+from nexusd.wire.methods import Call, Method, MethodTable, Principal, Role, no_such_method
 from nexusd.wire.replies import encode, error_object, error_reply
 from nexusd.wire.validation import validate
 
 ALWAYS_ANSWERED = frozenset({"health"})     # also while starting and stopping: that is when people ask
 UNKNOWN_METHOD = "(unknown)"                # one entry for all names that are none, or the figures would grow
-MAX_NAME_SHOWN = 100                        # of a method name that is none, in the message that says so
 
 Answer = bytes | None
 
@@ -134,8 +133,7 @@ class _UnknownMethod:
 
     def answer_now(self, exchange: _Exchange) -> bytes:
         """Answer that there is none."""
-        name = self._name if len(self._name) <= MAX_NAME_SHOWN else self._name[:MAX_NAME_SHOWN] + "..."
-        error = MethodNotFound(f"There is no method {name}; `help` lists those there are.")
+        error = no_such_method(self._name)
         self._count.count += 1
         self._count.errors[error.kind] = self._count.errors.get(error.kind, 0) + 1
         return b'"error":' + encode(error_object(error, exchange.request_id))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness.daemon import Daemon
 
-from nexusd.client import Client
+from nexusd.client import Client, RpcError
 
 STORED = {
     "userMessage": "Where did we leave the spare house key?",
@@ -118,6 +118,40 @@ def test_context_holds_recent_turns_and_what_is_remembered(client: Client, sessi
     assert "Welcome home." in package["text"]
     assert "hook behind the boiler" in package["text"]
     assert package["tokens"] <= 300
+
+
+def test_a_text_of_a_megabyte_is_stored_whole_indexed_and_found(client: Client, session: int) -> None:
+    text = "a lighthouse keeper " + "counts the waves " * 62_000
+    stored = client.call("episodes.create", sessionId=session, userMessage=text, aiResponse="", waitFor="indexed")
+    assert stored["vector"] == "indexed"
+    assert client.call("episodes.get", id=stored["id"])["userMessage"] == text
+    for mode in ("keyword", "semantic"):
+        hits = client.call("memory.search", query="lighthouse keeper", mode=mode, limit=1)["items"]
+        assert [hit["id"] for hit in hits] == [stored["id"]], mode
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "kind", "field"),
+    [
+        ("episodes.create", {"sessionId": 1, "userMessage": "", "aiResponse": ""}, "invalid_params", "userMessage"),
+        ("episodes.create", {"sessionId": 1, "userMessage": "a"}, "invalid_params", "aiResponse"),
+        ("episodes.create", {"sessionId": 99, "userMessage": "a", "aiResponse": ""}, "not_found", None),
+        ("episodes.create", {"sessionId": 1, "userMessage": "a", "aiResponse": "", "colour": 1}, "invalid_params",
+         "colour"),
+        ("episodes.get", {"id": "one"}, "invalid_params", "id"),
+        ("episodes.list", {"sessionId": 1, "cursor": "x", "offset": 1}, "invalid_params", ""),
+        ("outbox.wait", {"collection": "nonsense"}, "invalid_params", "collection"),
+        ("episodes.forget", {}, "method_not_found", None),
+    ],
+)
+def test_bad_input_is_told_by_its_field_and_changes_nothing(
+    client: Client, session: int, method: str, params: dict[str, object], kind: str, field: str | None
+) -> None:
+    with pytest.raises(RpcError) as refused:
+        client.call(method, params)
+    assert refused.value.kind == kind
+    assert [one.path for one in refused.value.fields] == ([] if field is None else [field])
+    assert len(client.call("episodes.list", sessionId=session)["items"]) == len(OTHERS)
 
 
 def test_a_repeated_create_with_its_key_stores_once(client: Client, session: int) -> None:
