@@ -27,6 +27,11 @@ SELECT ?, row_id, ?, ?, content_hash, vector FROM new WHERE row_id IN (SELECT id
 ON CONFLICT (collection, row_id, model) DO UPDATE SET
     dim = excluded.dim, content_hash = excluded.content_hash, vector = excluded.vector"""
 
+# forget vectors that the index refused
+FORGET_VECTORS = """
+DELETE FROM embeddings
+WHERE collection = ? AND model = ? AND row_id IN (SELECT value FROM json_each(?))"""
+
 # forget the vectors of a model
 DELETE_VECTORS = "DELETE FROM embeddings WHERE collection = ? AND model = ?"
 
@@ -48,6 +53,11 @@ def save_vectors(
         values = [part for vector in run for part in vector]
         sql = SAVE_VECTORS.format(rows=placeholders(len(run), 3), table=table)
         db.execute(sql, (*values, collection, model, dim))
+
+
+def forget_vectors(db: Connection, collection: str, row_ids: Sequence[int], model: str) -> None:
+    """Forget these rows' vectors under the model."""
+    db.execute(FORGET_VECTORS, (collection, model, msgspec.json.encode(row_ids).decode()))
 
 
 def delete_vectors(db: Connection, collection: str, model: str) -> int:

@@ -37,7 +37,7 @@ from nexusd.errors import (
 from nexusd.index.index import Index, Point, Vector
 from nexusd.model.outbox import OutboxStatus, WaitedOutbox
 from nexusd.store.database import Database
-from nexusd.store.embeddings import save_vectors, select_vectors
+from nexusd.store.embeddings import forget_vectors, save_vectors, select_vectors
 from nexusd.store.meta import get_epoch
 from nexusd.store.outbox import (
     OutboxEntry,
@@ -199,9 +199,12 @@ class OutboxWorker:
         by_collection: dict[str, list[OutboxEntry]] = {}
         for entry in entries:
             by_collection.setdefault(entry.collection, []).append(entry)
+        limit = self._claim_limit
         try:
             for collection, batch in by_collection.items():
                 await self._deliver_collection(collection, batch)
+            if self._claim_limit == limit:  # nothing was suspected on the way
+                self._claim_limit = min(self._config.batch_size, 2 * limit)
         except IndexUnavailable as error:
             self._index_failed(error)
             await self._store.write(release_batch, entries, 0)
@@ -209,7 +212,7 @@ class OutboxWorker:
             raise
         except Exception as error:  # noqa: BLE001 - the top of a supervised task: logged, and the rows survive it
             self._log.exception("delivery failed")
-            await self._postpone(entries, type(error).__name__)
+            await self._suspect(entries, type(error).__name__)
         self._announce()
 
     async def _deliver_collection(self, collection: str, entries: list[OutboxEntry]) -> None:
@@ -227,6 +230,8 @@ class OutboxWorker:
         ]
         refused = await self._upsert(target, points)
         self._index_answers()
+        if refused:  # their stored vectors are what was refused: a retry must not meet them again
+            await self._store.write(forget_vectors, collection, list(refused), self._embedder.fingerprint.short)
         for row_id, error in refused.items():
             await self._bury(changed[row_id], error)
         # A row without a document was deleted meanwhile: its outbox row is a delete by now and stays.
@@ -260,20 +265,16 @@ class OutboxWorker:
                 pause_s = self.embedder_breaker.failed(error.message)
                 self._log.warning("embedder unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
                 rows = [entries[d.id] for d in missing]
-                if isinstance(error, EmbedderDied):
-                    # One of the texts may have killed it: halve the batches until it stands alone and counts.
-                    self._claim_limit = max(1, len(missing) // 2)
-                    if len(missing) == 1:
-                        await self._postpone(rows, error.message)
-                        break
-                await self._give_back(rows, pause_s)
+                if isinstance(error, EmbedderDied):  # one of the texts may have killed it
+                    await self._suspect(rows, error.message)
+                else:
+                    await self._give_back(rows, pause_s)
                 break
             except RejectedText as error:
                 await self._bury(entries[missing.pop(error.position).id], error)
                 continue
             if self.embedder_breaker.succeeded():
                 self._log.info("embedder answers again")
-            self._claim_limit = min(self._config.batch_size, 2 * self._claim_limit)
             fresh = [(d.id, d.content_hash, v) for d, v in zip(missing, embedded, strict=True)]
             await self._store.write(save_vectors, collection, model.short, model.dimension, fresh)
             vectors.update({row_id: vector for row_id, _, vector in fresh})
@@ -298,16 +299,23 @@ class OutboxWorker:
         self._gave_back = True
         await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000))
 
-    async def _postpone(self, entries: list[OutboxEntry], what: str) -> None:
-        """An unforeseen failure: each row comes again later and alone counts its attempts; then it is buried."""
-        for entry in entries:
-            attempt = entry.attempts + 1
-            if attempt >= self._config.max_attempts:
-                await self._store.write(bury, entry, UNFORESEEN, what)
-                continue
-            pause_s = backoff_s(attempt, self._config.max_backoff_s, self._chance)
-            not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
-            await self._store.write(postpone, [entry], not_before_ms, UNFORESEEN, what)
+    async def _suspect(self, entries: list[OutboxEntry], what: str) -> None:
+        """One of these may be why it failed: halve the batches until it stands alone. Only then does it count.
+
+        A row that failed alone comes again later, and is buried after its attempts.
+        """
+        if len(entries) > 1:
+            self._claim_limit = max(1, len(entries) // 2)
+            await self._give_back(entries, backoff_s(1, self._config.max_backoff_s, self._chance))
+            return
+        (entry,) = entries
+        attempt = entry.attempts + 1
+        if attempt >= self._config.max_attempts:
+            await self._store.write(bury, entry, UNFORESEEN, what)
+            return
+        pause_s = backoff_s(attempt, self._config.max_backoff_s, self._chance)
+        not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
+        await self._store.write(postpone, entries, not_before_ms, UNFORESEEN, what)
 
     async def _bury(self, entry: OutboxEntry, error: RpcError) -> None:
         self._log.error(

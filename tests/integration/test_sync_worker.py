@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from nexusd.clock import SystemClock
 from nexusd.config import OutboxConfig, StorageConfig
 from nexusd.embedding.embedder import EmbedderDied, Vector
+from nexusd.index.index import Point
 from nexusd.model.episodes import NewEpisode, UpdateEpisode
 from nexusd.model.outbox import ListOutbox
 from nexusd.model.sessions import CreateSession, DeleteSession
@@ -168,6 +169,12 @@ async def test_a_point_that_the_index_refuses_is_found_by_halving_and_buried_alo
     await bench.drained()
     assert set(bench.held) == set(rows) - {rows[13]}
     assert bench.worker.status().dead == 1
+    bench.index.refused.clear()
+    asked = len(bench.embedder.document_calls)
+    await bench.store.write(retry_dead, [], NOW_MS)
+    await bench.drained()
+    assert set(bench.held) == set(rows)
+    assert len(bench.embedder.document_calls) == asked + 1  # the vector that was refused is not used again
 
 
 async def test_a_row_that_changes_while_it_is_sent_goes_again(bench: Bench) -> None:
@@ -256,6 +263,21 @@ async def test_an_unforeseen_error_buries_a_row_only_after_its_attempts(tmp_path
         await bench.drained()
         (dead,) = (await bench.store.read(list_outbox, ListOutbox())).items
         assert (dead.state, dead.attempts, dead.error) == ("dead", 3, "ZeroDivisionError")
+
+
+async def test_a_row_over_which_the_index_fails_in_an_unforeseen_way_is_buried_alone(tmp_path: Path) -> None:
+    class Broken(FakeIndex):
+        async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+            if any(point.id == 7 for point in points):
+                raise ZeroDivisionError
+            await super().upsert(collection, points)
+
+    async with make_bench(tmp_path, index=Broken(), max_attempts=2, max_backoff_s=0.11) as bench:
+        rows = [await bench.add(f"text {n}") for n in range(20)]
+        bench.start()
+        await bench.drained()
+        assert set(bench.held) == set(rows) - {7}
+        assert bench.worker.status().dead == 1
 
 
 async def test_waiting_for_a_row_does_not_wait_for_others(bench: Bench) -> None:
