@@ -29,7 +29,7 @@ from nexusd.embedding.builtin import BuiltinEmbedder
 from nexusd.errors import RpcError, StoreUnavailableError
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, stop_on_signals
-from nexusd.log import configure
+from nexusd.log import configure, log_stray_errors
 from nexusd.retrieval.context import ContextBuilder
 from nexusd.retrieval.search import MemorySearch
 from nexusd.status import StatusReport
@@ -173,6 +173,7 @@ def run(settings: Settings) -> int:
         StartupError: it cannot start with these settings or this data.
     """
     configure(settings.config.log, sys.stderr)
+    log_stray_errors()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     make_data_directory(settings.data_directory)
 

@@ -124,7 +124,6 @@ class ShardServer:
     # reads
 
     def _read(self, request: Request) -> None:
-        self._read_since_flush = True
         try:
             done = READS[request.op](self, request)
         except RefusedError as refused:

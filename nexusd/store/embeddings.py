@@ -32,9 +32,6 @@ FORGET_VECTORS = """
 DELETE FROM embeddings
 WHERE collection = ? AND model = ? AND row_id IN (SELECT value FROM json_each(?))"""
 
-# forget the vectors of a model
-DELETE_VECTORS = "DELETE FROM embeddings WHERE collection = ? AND model = ?"
-
 
 def select_vectors(
     db: Connection, collection: str, row_ids: Sequence[int], model: str
@@ -58,9 +55,3 @@ def save_vectors(
 def forget_vectors(db: Connection, collection: str, row_ids: Sequence[int], model: str) -> None:
     """Forget these rows' vectors under the model."""
     db.execute(FORGET_VECTORS, (collection, model, msgspec.json.encode(row_ids).decode()))
-
-
-def delete_vectors(db: Connection, collection: str, model: str) -> int:
-    """Forget all vectors of a model; answer how many there were."""
-    db.execute(DELETE_VECTORS, (collection, model))
-    return db.changes()

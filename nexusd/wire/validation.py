@@ -20,7 +20,6 @@ S = TypeVar("S", bound=Struct)
 
 MAX_NAME_SHOWN = 64     # of a name that the client made up
 MAX_FIELD_ERRORS = 50   # a list of thousands of bad items is understood from the first few
-MAX_FIELDS_IN_MESSAGE = 5
 
 
 def validate(type_: type[S], given: object, *, positions: Sequence[str] = (), path: str = "") -> S:

@@ -8,7 +8,7 @@ import pytest
 from nexusd.model.episodes import NewEpisode
 from nexusd.model.sessions import DeleteSession, Session
 from nexusd.store.connection import Connection
-from nexusd.store.embeddings import delete_vectors, save_vectors, select_vectors
+from nexusd.store.embeddings import forget_vectors, save_vectors, select_vectors
 from nexusd.store.episodes import delete_episode, insert_episodes
 from nexusd.store.sessions import delete_session
 
@@ -30,7 +30,9 @@ def test_vectors_are_kept_by_row_and_model(db: Connection, ids: list[int]) -> No
     assert select_vectors(db, "episodes", ids, "m1") == {i: (h, v) for i, h, v in vectors}
     assert select_vectors(db, "episodes", [ids[0], 999], "m2") == {ids[0]: (b"h" * 32, vector(3))}
     assert select_vectors(db, "entities", ids, "m1") == {}
-    assert delete_vectors(db, "episodes", "m1") == 70
+    forget_vectors(db, "episodes", ids[1:], "m1")
+    assert set(select_vectors(db, "episodes", ids, "m1")) == {ids[0]}
+    assert set(select_vectors(db, "episodes", ids, "m2")) == {ids[0]}
 
 
 def test_a_new_vector_takes_the_place_of_the_old(db: Connection, ids: list[int]) -> None:
