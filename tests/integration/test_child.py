@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nexusd.child import ChildProcess, ChildRefused, ChildUnavailable
+from nexusd.child import ChildDied, ChildProcess, ChildRefused, ChildUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -111,7 +111,7 @@ async def test_a_child_that_dies_fails_every_waiting_call_and_is_started_again(c
             *(child.call("echo", n, timeout_s=20) for n in range(5)),
             return_exceptions=True,
         )
-        assert [type(answer) for answer in answers] == [ChildUnavailable] * 6
+        assert [type(answer) for answer in answers] == [ChildDied] * 6
         assert time.monotonic() - began < 5
         assert await child.call("echo", 2, timeout_s=20) == 2
         assert child.pid not in (None, first)

@@ -407,7 +407,8 @@ async def test_rebuilds_under_writes_and_searches_lose_nothing_double_nothing_an
         searching = asyncio.create_task(search())
         async with writing(index, ids=3000) as writers:
             await until(lambda: has_graph(tmp_path) and valid_shard(tmp_path) == "shard-4")
-            assert int((tmp_path / SPEC.name / "changed").read_text()) < 3000  # counts from the rebuild on
+            # what changed since the last copy and during it, each of the ids at most once in either
+            assert int((tmp_path / SPEC.name / "changed").read_text()) <= 2 * 3000
         searching.cancel()
         assert writers.refused == 0
         assert writers.contradicts(await versions(index)) == []
