@@ -114,14 +114,14 @@ class App:
                     await self._collections.point(self._clock.now_ms())
                 except RpcError as error:  # the disk is full, or another program holds the lock
                     raise StoreUnavailableError(f"{self._settings.database_path}: {error.message}") from error
+                parts.push_async_callback(self._index.close)  # before its start, which may fail half done
                 await self._index.start()
-                parts.push_async_callback(self._index.close)
-                await self._embedder.start()
                 parts.push_async_callback(self._embedder.close)
+                await self._embedder.start()
                 parts.push_async_callback(self._supervisor.close)
                 self._supervisor.start("outbox", self._worker.run)
-                await self._server.start()
                 parts.push_async_callback(self._server.close)
+                await self._server.start()
                 gc.collect()
                 gc.freeze()  # what is there now stays until the end
                 gc.set_threshold(*GC_THRESHOLDS)

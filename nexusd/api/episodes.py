@@ -16,7 +16,7 @@ from nexusd.model.episodes import (
     CreateEpisodes,
     DeleteEpisode,
     Episode,
-    EpisodeMatch,
+    EpisodeMatches,
     GetEpisode,
     ItemError,
     ListEpisodes,
@@ -99,7 +99,7 @@ class EpisodesApi:
         receipt = receipt_for(call, "episodes.delete", params)
         return await self._store.write_once(receipt, delete_episode, params.id)
 
-    async def search(self, _call: Call, params: SearchEpisodes) -> Listing[EpisodeMatch]:
+    async def search(self, _call: Call, params: SearchEpisodes) -> EpisodeMatches:
         """Exchanges that hold every word, best first."""
         return await self._store.read(search_episodes, params)
 
@@ -181,7 +181,7 @@ class EpisodesApi:
                 name="episodes.search",
                 summary="Find the exchanges that hold every word of the query, best first.",
                 params=SearchEpisodes,
-                result=Listing[EpisodeMatch],
+                result=EpisodeMatches,
                 handler=self.search,
                 role="read",
                 example={"query": "tomatoes"},

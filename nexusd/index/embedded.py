@@ -19,12 +19,12 @@ from typing import Any
 
 import structlog
 
-from nexusd.child import ChildProcess, ChildRefused, ChildUnavailable
+from nexusd.child import ChildDied, ChildProcess, ChildRefused, ChildUnavailable
 from nexusd.clock import Clock
 from nexusd.config import IndexConfig
 from nexusd.errors import BadContent, BadName, DimensionMismatch, IndexUnavailable
 from nexusd.index.filters import Filter
-from nexusd.index.index import CollectionSpec, Hit, IndexHealth, Point, PointVersion, Vector
+from nexusd.index.index import CollectionSpec, Hit, IndexDied, IndexHealth, Point, PointVersion, Vector
 from nexusd.index.vectors import checked_vector
 
 SHARD_PROCESS = "nexusd.index.shard_process"
@@ -228,6 +228,8 @@ class EmbeddedIndex:
         """
         try:
             return await self._ask(op, asked)
+        except ChildDied as error:
+            raise IndexDied(str(error)) from error
         except ChildUnavailable as error:
             raise IndexUnavailable(str(error)) from error
         except ChildRefused as error:

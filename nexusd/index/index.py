@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from nexusd.errors import IndexUnavailable
 from nexusd.index.filters import Filter
 
 Vector = bytes
@@ -69,6 +70,10 @@ class IndexHealth:
     process_ids: tuple[int, ...] = ()
     incarnations: Mapping[str, str] = field(default_factory=dict)
     resident_bytes: int = 0
+
+
+class IndexDied(IndexUnavailable):
+    """The index's process ended while it had this very request: one of its points may be why."""
 
 
 class Index(Protocol):

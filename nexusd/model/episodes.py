@@ -10,7 +10,6 @@ from nexusd.model.fields import (
     UNSET,
     Id,
     Limit,
-    Listing,
     Metadata,
     Mutation,
     Page,
@@ -149,4 +148,9 @@ class EpisodeMatch(Struct, frozen=True, kw_only=True, rename="camel"):
     score: float
 
 
-EpisodeMatches = Listing[EpisodeMatch]
+class EpisodeMatches(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What episodes.search answers. `truncated`: further matches were left out, for they would be too much text."""
+
+    items: list[EpisodeMatch]
+    next_cursor: str | None = None
+    truncated: bool = False

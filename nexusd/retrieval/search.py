@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nexusd.clock import Clock
 from nexusd.embedding.embedder import Embedder
-from nexusd.errors import EmbedderUnavailable, IndexUnavailable
+from nexusd.errors import BadContent, DimensionMismatch, EmbedderUnavailable, IndexUnavailable
 from nexusd.index.index import Index
 from nexusd.model.memory import (
     HitExplanation,
@@ -130,7 +130,7 @@ class MemorySearch:
         return MemoryHits(
             items=items,
             degraded=list(found.semantic.degraded),
-            truncated=budget.exhausted,
+            truncated=budget.exhausted and len(items) < params.limit,
             explain=self._explanation(found, filtered_out, began_s) if params.explain else None,
         )
 
@@ -165,7 +165,7 @@ class MemorySearch:
                 waiting_for = "index"
                 collection = self._physical("episodes")
                 hits = await self._index.search(collection, vector, depth, index_filter(params.filter))
-        except (EmbedderUnavailable, IndexUnavailable, TimeoutError):
+        except (EmbedderUnavailable, IndexUnavailable, DimensionMismatch, BadContent, TimeoutError):
             return SemanticAnswer(Candidates({}), degraded=(waiting_for,))
         return SemanticAnswer(
             Candidates({hit.id: hit.score for hit in hits}),

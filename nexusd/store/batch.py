@@ -109,8 +109,9 @@ class GroupCommit:
             self._give_up(batch, lost)
             return batch, lost.cause
         except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits must hear of it, not hang
-            self._give_up(batch, _TransactionLostError(error))
-            return batch, error
+            fault = _TransactionLostError(error)
+            self._give_up(batch, fault)
+            return batch, fault.cause
         return batch, None
 
     def _transact(self, waiting: deque[Request], batch: list[Request]) -> None:

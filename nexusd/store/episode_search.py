@@ -16,12 +16,12 @@ import apsw
 import msgspec
 
 from nexusd.errors import FieldError, InvalidParams
-from nexusd.model.episodes import EpisodeMatch, SearchEpisodes
-from nexusd.model.fields import Listing
+from nexusd.model.episodes import EpisodeMatch, EpisodeMatches, SearchEpisodes
 from nexusd.model.memory import MemoryFilter
 from nexusd.store.connection import Connection
 from nexusd.store.episode_filter import filter_conditions
 from nexusd.store.episodes import select_episodes
+from nexusd.store.text_budget import TextBudget
 
 # How `episodes_fts` cuts and stems, so that a term finds its place in the vocabulary.
 TOKENIZER = ("porter", ["unicode61", "remove_diacritics", "2"])
@@ -77,7 +77,7 @@ class EpisodePlace:
     previous: int | None
 
 
-def search_episodes(db: Connection, params: SearchEpisodes) -> Listing[EpisodeMatch]:
+def search_episodes(db: Connection, params: SearchEpisodes) -> EpisodeMatches:
     """The exchanges that hold every word of the query, or match its FTS5 expression, best first.
 
     Raises:
@@ -93,12 +93,14 @@ def search_episodes(db: Connection, params: SearchEpisodes) -> Listing[EpisodeMa
             matches = _match(db, params.query, where, params.limit)
         except apsw.SQLError as error:
             raise InvalidParams(fields=(FieldError("query", f"an FTS5 expression: {error}"),)) from error
-    episodes = select_episodes(db, [match.id for match in matches], where)
-    return Listing(
+    budget = TextBudget()
+    episodes = select_episodes(db, [match.id for match in matches], where, budget)
+    return EpisodeMatches(
+        truncated=budget.exhausted,
         items=[
             EpisodeMatch(episode=episodes[match.id], score=match.score)
             for match in matches
-            if match.id in episodes  # it always is, unless the full-text index has drifted from the rows
+            if match.id in episodes  # else the budget ended, or the full-text index has drifted from the rows
         ]
     )
 

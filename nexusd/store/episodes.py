@@ -256,9 +256,13 @@ def list_episodes(db: Connection, page: ListEpisodes) -> Listing[Episode]:
 
 
 def recent_episodes(db: Connection, session_id: int, count: int) -> list[Episode]:
-    """The session's latest exchanges, oldest of them first; none if there is no such session."""
-    rows = db.execute(LIST_EPISODES_DOWN, (session_id, *_AFTER_ALL, count, 0)).fetchall()
-    return [episode_from_row(row) for row in reversed(rows)]
+    """The session's latest exchanges, as many as an answer may hold, oldest first; none if there is no session."""
+    budget, newest_first = TextBudget(), list[Episode]()
+    for row in db.execute(LIST_EPISODES_DOWN, (session_id, *_AFTER_ALL, count, 0)):
+        if not budget.take(row[2], row[3], row[5]):
+            break
+        newest_first.append(episode_from_row(row))
+    return newest_first[::-1]
 
 
 def update_episode(db: Connection, change: UpdateEpisode, now_ms: int) -> Episode:

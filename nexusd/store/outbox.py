@@ -79,11 +79,14 @@ SELECT min(created_ms) FROM (
 # when the first pending row is due, by the same rule
 ANY_DUE = """
 SELECT EXISTS (
-    SELECT 1 FROM outbox WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2))"""
+    SELECT 1 FROM outbox
+    WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2)
+        AND collection IN (SELECT value FROM json_each(?3)))"""
 
 # when the first pending row may be tried; all of them are looked at
 NEXT_DUE = """
-SELECT min(iif(not_before_ms > ?1 + ?2, 0, not_before_ms)) FROM outbox WHERE state = 'pending'"""
+SELECT min(iif(not_before_ms > ?1 + ?2, 0, not_before_ms)) FROM outbox
+WHERE state = 'pending' AND collection IN (SELECT value FROM json_each(?3))"""
 
 # rows after a place, oldest first
 LIST_OUTBOX = f"""
@@ -188,14 +191,18 @@ def count_outbox(db: Connection) -> OutboxCounts:
     )
 
 
-def any_due(db: Connection, now_ms: int, max_backoff_ms: int) -> bool:
+def any_due(
+    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str] = ("episodes",)
+) -> bool:
     """Whether a claim would find anything now; cheap where the oldest rows are due, as they mostly are."""
-    return bool(db.execute(ANY_DUE, (now_ms, max_backoff_ms)).get)
+    return bool(db.execute(ANY_DUE, (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())).get)
 
 
-def next_due_ms(db: Connection, now_ms: int, max_backoff_ms: int) -> int | None:
+def next_due_ms(
+    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str] = ("episodes",)
+) -> int | None:
     """When the first pending entry is due, ms since 1970 (0: long since); None if none is pending."""
-    due_ms: int | None = db.execute(NEXT_DUE, (now_ms, max_backoff_ms)).get
+    due_ms: int | None = db.execute(NEXT_DUE, (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())).get
     return due_ms
 
 

@@ -185,7 +185,8 @@ class Writer:
                 self._refuse_all()
                 self._take()  # until the close: who still comes is told, and not left to wait
             self._refuse_all()
-        self._tell(self._end)
+        finally:
+            self._tell(self._end)
 
     def _turn(self) -> None:
         """Do what waits, or what idleness is for."""

@@ -9,7 +9,8 @@ Nothing is struck off before the index has it on disk, so a crash at any step re
 A row that changes while it is under way keeps its outbox row (the version differs) and goes again.
 An outage costs no attempts: the rows go back and a breaker decides when to ask again. What can never
 succeed (a text the model refuses, a vector the index refuses) is found by halving the batch and buried
-with its reason; the rest of its batch gets through.
+with its reason; the rest of its batch gets through. Rows over which a process died are sent one by one from
+then on, so that only the one to blame counts its attempts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from nexusd.errors import (
     ReadOnly,
     RpcError,
 )
-from nexusd.index.index import Index, Point, Vector
+from nexusd.index.index import Index, IndexDied, Point, Vector
 from nexusd.model.outbox import OutboxStatus, WaitedOutbox
 from nexusd.store.database import Database
 from nexusd.store.embeddings import forget_vectors, save_vectors, select_vectors
@@ -91,7 +92,7 @@ class OutboxWorker:
         self._chance = chance
         self._prepared = False
         self._claims_open = True
-        self._claim_limit = config.batch_size
+        self._suspects: set[int] = set()  # seqs of rows that failed together, one of which may be to blame
         self._stopping = False
         self._gave_back = False
         self._index_up = asyncio.Event()
@@ -143,13 +144,13 @@ class OutboxWorker:
             return
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
         now_ms = self._clock.now_ms()
-        if not self._store.peek(any_due, now_ms, self._max_backoff_ms):
+        if not self._store.peek(any_due, now_ms, self._max_backoff_ms, self._collections.logical):
             self._announce()  # who waits for rows that went with a batch that was cut short learns it here
             await self._rest()
             return
         self._claims_open = True
         entries = await self._store.write(
-            claim_batch, self._claim_limit, now_ms, self._max_backoff_ms, self._collections.logical
+            claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical
         )
         if entries:
             await self._deliver(entries)
@@ -178,7 +179,7 @@ class OutboxWorker:
     async def _rest(self) -> None:
         """Until something is committed, or a postponed row is due."""
         now_ms = self._clock.now_ms()
-        due_ms = await self._store.read(next_due_ms, now_ms, self._max_backoff_ms)
+        due_ms = await self._store.read(next_due_ms, now_ms, self._max_backoff_ms, self._collections.logical)
         pause_s = MAX_IDLE_S if due_ms is None else min(MAX_IDLE_S, max(MIN_IDLE_S, (due_ms - now_ms) / 1000))
         await self._pause(self._work, pause_s)
 
@@ -195,25 +196,37 @@ class OutboxWorker:
         return int(self._config.max_backoff_s * 1000)
 
     async def _deliver(self, entries: list[OutboxEntry]) -> None:
-        """One batch, collection by collection; every entry is struck off, given back, postponed or buried."""
+        """One batch; every entry of it is struck off, given back, postponed or buried."""
+        parts = [[entry for entry in entries if entry.seq not in self._suspects]]
+        parts += [[entry] for entry in entries if entry.seq in self._suspects]
+        for place, part in enumerate(parts):
+            if part and not await self._deliver_part(part):
+                await self._store.write(release_batch, [entry for rest in parts[place + 1 :] for entry in rest], 0)
+                break
+        self._announce()
+
+    async def _deliver_part(self, entries: list[OutboxEntry]) -> bool:
+        """Some entries, collection by collection. False when the index is away: then the others need not try."""
         by_collection: dict[str, list[OutboxEntry]] = {}
         for entry in entries:
             by_collection.setdefault(entry.collection, []).append(entry)
-        limit = self._claim_limit
         try:
             for collection, batch in by_collection.items():
                 await self._deliver_collection(collection, batch)
-            if self._claim_limit == limit:  # nothing was suspected on the way
-                self._claim_limit = min(self._config.batch_size, 2 * limit)
+        except IndexDied as error:
+            self._index_failed(error)
+            await self._suspect(entries, error.message)
+            return False
         except IndexUnavailable as error:
             self._index_failed(error)
             await self._store.write(release_batch, entries, 0)
+            return False
         except (Busy, DiskFull, ReadOnly):  # of the store
             raise
         except Exception as error:  # noqa: BLE001 - the top of a supervised task: logged, and the rows survive it
             self._log.exception("delivery failed")
             await self._suspect(entries, type(error).__name__)
-        self._announce()
+        return True
 
     async def _deliver_collection(self, collection: str, entries: list[OutboxEntry]) -> None:
         target = self._collections.physical(collection)
@@ -238,6 +251,7 @@ class OutboxWorker:
         sent = {point.id for point in points if point.id not in refused}
         done = [*gone, *(entry for row_id, entry in changed.items() if row_id in sent)]
         if done:
+            self._suspects.difference_update(entry.seq for entry in done)
             struck_off = await self._store.write(finish_batch, done)
             self._finished.append((self._clock.monotonic_s(), struck_off))
 
@@ -300,20 +314,22 @@ class OutboxWorker:
         await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000))
 
     async def _suspect(self, entries: list[OutboxEntry], what: str) -> None:
-        """One of these may be why it failed: halve the batches until it stands alone. Only then does it count.
+        """One of these may be why it failed: from now on each goes alone, and who fails alone counts its attempts.
 
         A row that failed alone comes again later, and is buried after its attempts.
         """
+        self._suspects.update(entry.seq for entry in entries)
         if len(entries) > 1:
-            self._claim_limit = max(1, len(entries) // 2)
             await self._give_back(entries, backoff_s(1, self._config.max_backoff_s, self._chance))
             return
         (entry,) = entries
         attempt = entry.attempts + 1
         if attempt >= self._config.max_attempts:
+            self._suspects.discard(entry.seq)
             await self._store.write(bury, entry, UNFORESEEN, what)
             return
-        pause_s = backoff_s(attempt, self._config.max_backoff_s, self._chance)
+        pause_s = self.embedder_breaker.pause_left_s + backoff_s(attempt, self._config.max_backoff_s, self._chance)
+        self.embedder_breaker.try_now()  # it was this row: the others need not wait for it
         not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
         await self._store.write(postpone, entries, not_before_ms, UNFORESEEN, what)
 

@@ -125,10 +125,11 @@ class Server:
             self._timer = None
         for connection in list(self._connections):
             connection.abort()
-        requests = list(self._requests)
-        for request in requests:
-            request.cancel()
-        await asyncio.gather(*requests, return_exceptions=True)
+        while requests := list(self._requests):
+            await asyncio.sleep(0)  # each comes to its first step: cancelled before it, it never comes to its end
+            for request in requests:
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
         await self._quiet.wait()
 
     # --- what connections report ---

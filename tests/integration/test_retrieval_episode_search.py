@@ -200,3 +200,12 @@ async def test_an_expression_that_could_not_be_stopped_or_would_be_cut_is_refuse
     with pytest.raises(InvalidParams) as refused:
         await found(memory, expression, syntax="fts5")
     assert refused.value.fields[0].path == "query"
+
+
+async def test_matches_that_are_too_much_text_together_are_left_out_and_the_answer_says_so(memory: Memory) -> None:
+    for n in range(4):
+        await memory.remember("heron " + "x" * 3_000_000, session=f"s{n}", indexed=False)
+    answer = await memory.store.read(search_episodes, SearchEpisodes(query="heron"))
+    assert (len(answer.items), answer.truncated) == (2, True)
+    answer = await memory.store.read(search_episodes, SearchEpisodes(query="heron", limit=2))
+    assert (len(answer.items), answer.truncated) == (2, False)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nexusd.clock import SystemClock
 from nexusd.config import OutboxConfig, StorageConfig
 from nexusd.embedding.embedder import EmbedderDied, Vector
-from nexusd.index.index import Point
+from nexusd.index.index import IndexDied, Point
 from nexusd.model.episodes import NewEpisode, UpdateEpisode
 from nexusd.model.outbox import ListOutbox
 from nexusd.model.sessions import CreateSession, DeleteSession
@@ -334,6 +334,39 @@ async def test_a_text_that_kills_the_model_is_buried_alone(tmp_path: Path) -> No
         assert set(bench.held) == set(rows)
         (dead,) = (await bench.store.read(list_outbox, ListOutbox())).items
         assert (dead.row_id, dead.state, dead.attempts) == (deadly, "dead", 2)
+
+
+async def test_a_text_that_kills_the_model_holds_nobody_up_whatever_else_comes(tmp_path: Path) -> None:
+    embedder = MortalEmbedder()
+    async with make_bench(tmp_path, embedder=embedder, max_attempts=3, max_backoff_s=30, batch_size=16) as bench:
+        embedder.deadly.add("User: deadly\nAssistant: ok")
+        deadly = await bench.add("deadly")
+        rows = [await bench.add(f"text {n}") for n in range(100)]
+        bench.start()
+        waited = await bench.worker.wait_for("episodes", rows, 20)
+        assert waited.done
+        assert set(bench.held) == set(rows)
+        fatal = [len(call) for call in embedder.document_calls if "User: deadly\nAssistant: ok" in call]
+        assert fatal[0] == 16
+        assert set(fatal[1:]) <= {1}
+        await bench.drained()
+        (dead,) = (await bench.store.read(list_outbox, ListOutbox())).items
+        assert (dead.row_id, dead.state, dead.attempts) == (deadly, "dead", 3)
+
+
+async def test_a_row_that_kills_the_index_is_buried_alone(tmp_path: Path) -> None:
+    class Mortal(FakeIndex):
+        async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+            if any(point.id == 3 for point in points):
+                raise IndexDied("died before it answered")
+            await super().upsert(collection, points)
+
+    async with make_bench(tmp_path, index=Mortal(), max_attempts=2, max_backoff_s=0.11) as bench:
+        rows = [await bench.add(f"text {n}") for n in range(20)]
+        bench.start()
+        await bench.drained()
+        assert set(bench.held) == set(rows) - {3}
+        assert bench.worker.status().dead == 1
 
 
 async def test_an_index_that_comes_up_is_looked_at_at_once_whatever_the_breaker_says(tmp_path: Path) -> None:

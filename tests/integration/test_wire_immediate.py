@@ -139,6 +139,22 @@ async def test_a_flood_followed_by_the_end_of_the_stream_is_answered_whole(path:
     writer.close()
 
 
+async def test_a_close_in_the_turn_in_which_a_request_came_ends(house: House, tmp_path: Path) -> None:
+    dispatcher = Dispatcher(house.table(), LimitsConfig(), gate=Gate(is_open=True))
+    server = Server(dispatcher, ServerConfig(tcp=TcpConfig(enabled=False)), tmp_path / "c.sock")
+    await server.start()
+    _, writer = await asyncio.open_unix_connection(str(tmp_path / "c.sock"))
+    while not server.connections:
+        await asyncio.sleep(0)
+    (connection,) = server._connections
+    connection.data_received(b'{"jsonrpc":"2.0","id":1,"method":"turn"}\n')  # its task has not begun yet
+    assert server.requests == 1
+    async with asyncio.timeout(5):
+        await server.close()
+    assert (server.requests, server.connections) == (0, 0)
+    writer.close()
+
+
 async def test_an_error_of_an_immediate_method_is_told_as_any_other(path: Path) -> None:
     reader, writer = await asyncio.open_unix_connection(str(path))
     for sent, kind in ((line(404), "not_found"), (b'{"jsonrpc":"2.0","id":1,"method":"mark"}\n', "invalid_params")):
