@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -56,8 +55,8 @@ from nexusd.store.outbox import (
 from nexusd.sync.breaker import Breaker, backoff_s
 from nexusd.sync.collections import Collections
 from nexusd.sync.sources import LOADERS, Document
+from nexusd.sync.throughput import Throughput
 
-RATE_WINDOW_S = 30.0
 MAX_IDLE_S = 30.0  # the clock may be set: a row whose time has come is found by then in any case
 MIN_IDLE_S = 0.01  # between "due now" and a claim that still found it too early
 MAX_STORE_PAUSE_S = 5.0  # the store itself looks every second whether the disk has room again
@@ -99,7 +98,7 @@ class OutboxWorker:
         self._epoch = ""
         self._work = asyncio.Event()
         self._progress = asyncio.Event()
-        self._finished: deque[tuple[float, int]] = deque()
+        self._throughput = Throughput(clock)
         self._log = structlog.get_logger("nexusd.outbox")
 
     def wake(self) -> None:
@@ -253,7 +252,7 @@ class OutboxWorker:
         if done:
             self._suspects.difference_update(entry.seq for entry in done)
             struck_off = await self._store.write(finish_batch, done)
-            self._finished.append((self._clock.monotonic_s(), struck_off))
+            self._throughput.add(struck_off)
 
     async def _vectors(
         self, collection: str, documents: Sequence[Document], entries: Mapping[int, OutboxEntry]
@@ -381,7 +380,7 @@ class OutboxWorker:
     def status(self) -> OutboxStatus:
         """How far behind, and how fast."""
         counts = self._store.peek(count_outbox)
-        rate = self._rate()
+        rate = self._throughput.per_second()
         waiting = counts.pending + counts.inflight
         oldest = counts.oldest_ms
         return OutboxStatus(
@@ -394,12 +393,3 @@ class OutboxWorker:
             embedder=self.embedder_breaker.state,
             index=self.index_breaker.state,
         )
-
-    def _rate(self) -> float:
-        """Rows a second over the last half minute, counting only from the first batch in it."""
-        now_s = self._clock.monotonic_s()
-        while self._finished and self._finished[0][0] < now_s - RATE_WINDOW_S:
-            self._finished.popleft()
-        if not self._finished:
-            return 0.0
-        return sum(rows for _, rows in self._finished) / max(1.0, now_s - self._finished[0][0])

@@ -209,7 +209,7 @@ async def test_a_stopped_child_is_killed_after_the_deadline_and_comes_back(tmp_p
             return_exceptions=True,
         )
         assert time.monotonic() - began < 3.0
-        assert [type(answer) for answer in answers] == [IndexUnavailable] * 3
+        assert all(isinstance(answer, IndexUnavailable) for answer in answers), answers
         found = await versions(index)
         assert found[1] == 1
         assert index.health().restarts == 1
