@@ -128,10 +128,8 @@ class App:
                 self._gate.open()
                 self._supervisor.start("status", self._keep_status)
                 self._notifier.ready(self._report.line())
-                self._log.info(
-                    "ready", version=__version__, socket=str(self._settings.socket_path),
-                    tcp=self._server.tcp_address, start_ms=round((self._clock.monotonic_s() - began_s) * 1000),
-                )
+                start_ms = round((self._clock.monotonic_s() - began_s) * 1000)
+                self._log.info("ready", version=__version__, start_ms=start_ms)
                 reason = await self._stop.wait()
                 self._log.info("stopping", reason=reason)
                 self._notifier.stopping(f"stopping: {reason}")

@@ -89,7 +89,8 @@ class Server:
             self.tcp_address = tcp.getsockname()[:2]
             self._servers.append(await loop.create_server(lambda: connect(tcp_max), sock=tcp))
         self._check_deadlines()
-        self._log.info("listening", socket=str(self.socket_path), tcp=self.tcp_address)
+        shown = None if self.tcp_address is None else "{}:{}".format(*self.tcp_address)
+        self._log.info("listening", socket=str(self.socket_path), tcp=shown)
 
     def stop_accepting(self) -> None:
         """Close the listeners and remove the socket file; connections stay."""
