@@ -401,17 +401,22 @@ async def test_an_index_begun_anew_while_nothing_happens_is_noticed_and_filled(b
 
 
 async def test_points_of_another_database_are_all_replaced(tmp_path: Path) -> None:
-    index = FakeIndex()
-    async with make_bench(tmp_path / "a", index=index) as other:
+    foreign = FakeIndex()
+    foreign.incarnation = "foreign"
+    async with make_bench(tmp_path / "a", index=foreign) as other:
         other.start()
         await other.add("the greenhouse is warm")
         await other.drained()
-        before = index.payload(other.collections.physical("episodes"), 1)["epoch"]
-    async with make_bench(tmp_path / "b", index=index) as bench:  # the same ids and versions, other texts
+        target = other.collections.physical("episodes")
+        before = foreign.payload(target, 1)["epoch"]
+    async with make_bench(tmp_path / "b") as bench:  # the same ids and versions, other texts, nothing left to send
+        bench.start()
         await bench.add("the cat eats salmon")
+        await bench.drained()
+    async with make_bench(tmp_path / "b", index=foreign) as bench:
         bench.start()
         await bench.drained()
-        assert index.payload(bench.collections.physical("episodes"), 1)["epoch"] != before
+        assert foreign.payload(target, 1)["epoch"] != before
         assert bench.held == await bench.rows()
 
 
