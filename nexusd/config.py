@@ -36,7 +36,7 @@ REFUSED_VARIABLES = {
     "EMBEDDING_SERVICE_URL": "an embedding service is not supported yet; the model is built in",
 }
 # A relative path in these starts at the file that names it.
-PATH_KEYS = frozenset({"storage.database", "server.socket.path"})
+PATH_KEYS = frozenset({"storage.database", "server.socket.path", "files.directory"})
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86400)]  # a year: what is longer was meant in milliseconds
@@ -63,6 +63,7 @@ class TcpConfig(Section, frozen=True, kw_only=True):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 3002
+    host_names: str | None = None  # separated by commas
 
 
 class LimitsConfig(Section, frozen=True, kw_only=True):
@@ -80,6 +81,9 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     partial_frame_timeout_s: Seconds = 30.0
     max_write_buffer_bytes: Annotated[int, Meta(ge=65536, le=2**31)] = 32 * 1024 * 1024
     write_stall_timeout_s: Seconds = 30.0
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=2**20)] = 16 * 1024
+    max_subscriptions: Positive = 16
+    event_replay: Annotated[int, Meta(ge=1, le=2**20)] = 1024
 
 
 class ServerConfig(Section, frozen=True, kw_only=True):
@@ -129,6 +133,28 @@ class OutboxConfig(Section, frozen=True, kw_only=True):
     max_backoff_s: Seconds = 300.0
 
 
+class CacheConfig(Section, frozen=True, kw_only=True):
+    """The TTL cache: in memory only, the least recently used goes first."""
+
+    max_entries: Positive = 10_000
+    max_bytes: Annotated[int, Meta(ge=1024, le=2**33)] = 64 * 1024 * 1024
+    ttl_ms: Annotated[int, Meta(ge=1, le=366 * 86400 * 1000)] = 60_000
+
+
+class FilesConfig(Section, frozen=True, kw_only=True):
+    """Presets, tools and mcp-servers.json. `directory` null: the data directory."""
+
+    directory: str | None = None
+    poll_interval_s: Annotated[float, Meta(ge=0.1, le=3600)] = 2.0
+    max_file_bytes: Annotated[int, Meta(ge=1024, le=2**26)] = 1024 * 1024
+
+
+class MetricsConfig(Section, frozen=True, kw_only=True):
+    """Figures for Prometheus, at GET /metrics."""
+
+    enabled: bool = True
+
+
 class LogConfig(Section, frozen=True, kw_only=True):
     """What is logged, and how."""
 
@@ -145,6 +171,9 @@ class Config(Section, frozen=True, kw_only=True):
     index: IndexConfig = IndexConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     outbox: OutboxConfig = OutboxConfig()
+    cache: CacheConfig = CacheConfig()
+    files: FilesConfig = FilesConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
 
@@ -158,6 +187,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     config: Config
     data_directory: Path
     database_path: Path
+    files_directory: Path
     socket_path: Path
     config_path: Path | None
     notify_socket: str | None = None
@@ -190,6 +220,7 @@ def load_settings(
         config=values,
         data_directory=data_directory,
         database_path=_absolute(Path(values.storage.database or data_directory / DATABASE_FILE_NAME)),
+        files_directory=_absolute(Path(values.files.directory or data_directory)),
         socket_path=_absolute(Path(values.server.socket.path or runtime_directory / SOCKET_FILE_NAME)),
         config_path=config_path,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,

@@ -26,7 +26,9 @@ the raiser gives a better one.
             +-- Stopping              -32006 stopping              retryable
             +-- Starting              -32007 starting              retryable
             +-- NotFound              -32010 not_found
-            |   +-- SessionNotFound, EpisodeNotFound, ProjectNotFound, OutboxRowNotFound
+            |   +-- SessionNotFound, EpisodeNotFound, ProjectNotFound, OutboxRowNotFound, EntityNotFound,
+            |       RelationshipNotFound, SummaryNotFound, ConversationNotFound, MessageNotFound, UserNotFound,
+            |       GroupNotFound, PresetNotFound, ToolNotFound, McpServerNotFound, VectorNotFound, RowNotFound
             +-- Conflict              -32011 conflict
             +-- DiskFull              -32012 disk_full             retryable
             +-- ReadOnly              -32013 read_only             retryable
@@ -234,6 +236,54 @@ class ProjectNotFound(NotFound):
 
 class OutboxRowNotFound(NotFound):
     """The outbox holds no such row."""
+
+
+class EntityNotFound(NotFound):
+    """No entity has this id."""
+
+
+class RelationshipNotFound(NotFound):
+    """There is no such relationship."""
+
+
+class SummaryNotFound(NotFound):
+    """No summary has this id."""
+
+
+class ConversationNotFound(NotFound):
+    """No conversation has this id."""
+
+
+class MessageNotFound(NotFound):
+    """No message has this id."""
+
+
+class UserNotFound(NotFound):
+    """No user has this id."""
+
+
+class GroupNotFound(NotFound):
+    """No group has this id."""
+
+
+class PresetNotFound(NotFound):
+    """There is no such preset."""
+
+
+class ToolNotFound(NotFound):
+    """No tool has this name."""
+
+
+class McpServerNotFound(NotFound):
+    """No MCP server has this name."""
+
+
+class VectorNotFound(NotFound):
+    """No text is stored under this id."""
+
+
+class RowNotFound(NotFound):
+    """The collection has no row of this id."""
 
 
 class Conflict(RpcError):

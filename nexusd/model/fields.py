@@ -24,6 +24,10 @@ Offset = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="Items to pa
 Cursor = Annotated[str, Meta(max_length=512, description="nextCursor of the page before; not with offset.")]
 Metadata = dict[str, Any]
 VectorState = Literal["indexed", "pending", "dead", "none"]
+IndexedCollection = Literal["episodes", "entities", "summaries", "messages", "vectors"]
+Key = Annotated[str, Meta(min_length=1, max_length=512)] | Annotated[
+    int, Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)
+]  # a caller's own id; 5 and "5" are two
 
 
 class Record(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from nexusd.store.connection import Connection
+from nexusd.store.indexed import table_of
 from nexusd.store.values import in_powers_of_two, placeholders
-
-_ROW_TABLES = {"episodes": "episodes", "entities": "entities", "summaries": "summaries"}
 
 # the vectors of rows under a model
 SELECT_VECTORS = """
@@ -45,7 +44,7 @@ def save_vectors(
     db: Connection, collection: str, model: str, dim: int, vectors: Sequence[tuple[int, bytes, bytes]]
 ) -> None:
     """Keep (row id, content hash, vector) under the model; rows that are gone meanwhile are passed over."""
-    table = _ROW_TABLES[collection]
+    table = table_of(collection)
     for run in in_powers_of_two(vectors):
         values = [part for vector in run for part in vector]
         sql = SAVE_VECTORS.format(rows=placeholders(len(run), 3), table=table)

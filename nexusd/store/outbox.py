@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from nexusd.errors import InvalidParams
 from nexusd.model.fields import Listing
 from nexusd.model.outbox import ListOutbox, OutboxRow, OutboxState
 from nexusd.store.connection import Connection
 from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.indexed import table_of
 
 Op = Literal["upsert", "delete"]
 
@@ -25,7 +25,6 @@ _LISTING = "outbox"
 _ENTRY_COLUMNS = "seq, collection, row_id, version, op, attempts, created_ms"
 _ROW_COLUMNS = """
 seq, collection, row_id, version, op, state, attempts, not_before_ms, error_kind, error, created_ms"""
-_ROW_TABLES = {"episodes": "episodes", "entities": "entities", "summaries": "summaries"}
 
 # Of the claimed entries in a JSON array of [seq, version, op], those that nobody touched since. A seq is one
 # row of one collection for ever; `inflight` because the same version can have been queued anew.
@@ -260,12 +259,5 @@ def unfinished(db: Connection, collection: str, row_ids: Sequence[int]) -> dict[
 
 def requeue_collection(db: Connection, collection: str, now_ms: int) -> int:
     """Queue every row of the collection, as after its index was found wiped; answer how many."""
-    db.execute(REQUEUE.format(table=_table(collection)), (collection, now_ms))
+    db.execute(REQUEUE.format(table=table_of(collection)), (collection, now_ms))
     return db.changes()
-
-
-def _table(collection: str) -> str:
-    try:
-        return _ROW_TABLES[collection]
-    except KeyError:
-        raise InvalidParams(f"There is no collection {collection!r}.") from None

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nexusd.store.connection import Connection
-
-# The tables whose rows are kept in the index, by logical collection. Names in SQL come from here only.
-TABLES = {"episodes": "episodes"}
+from nexusd.store.indexed import TABLES
 
 # Which rows are there, in slices.
 VERSIONS = "SELECT id, version FROM {table} WHERE id > ? ORDER BY id LIMIT ?"

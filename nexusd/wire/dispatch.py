@@ -17,7 +17,7 @@ import asyncio
 import inspect
 import itertools
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -31,7 +31,7 @@ from nexusd.model.fields import Params
 from nexusd.wire.counters import Counters
 from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
 from nexusd.wire.gate import Gate
-from nexusd.wire.methods import Call, Method, MethodTable, Principal, Role, no_such_method
+from nexusd.wire.methods import Call, Client, Method, MethodTable, Principal, Role, no_such_method
 from nexusd.wire.replies import encode, error_object, error_reply
 from nexusd.wire.validation import validate
 
@@ -39,6 +39,7 @@ ALWAYS_ANSWERED = frozenset({"health"})     # also while starting and stopping: 
 UNKNOWN_METHOD = "(unknown)"                # one entry for all names that are none, or the figures would grow
 
 Answer = bytes | None
+OnChange = Callable[[Method, Params, Any], None]    # told of every mutating call that succeeded; must not raise
 
 _RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}
 
@@ -56,6 +57,7 @@ class _Exchange(Struct, frozen=True):
     params: dict[str, Any] | list[Any]
     principal: Principal
     request_id: str
+    client: Client | None
 
 
 class _Adapter:
@@ -76,7 +78,8 @@ class _Adapter:
         """Answer; whatever happens, as a success."""
         began_s = self._dispatcher.clock.monotonic_s()
         try:
-            outcome = _outcome(await self._method.handler(*self._prepare(exchange)))
+            call, params = self._prepare(exchange)
+            outcome = self._succeed(params, await self._method.handler(call, params))
         except Exception as error:  # noqa: BLE001 - the boundary
             outcome = self._failure(error, exchange)
         self._finish(began_s, exchange)
@@ -86,7 +89,8 @@ class _Adapter:
         """The same for a method that waits for nothing, as the member of the reply itself."""
         began_s = self._dispatcher.clock.monotonic_s()
         try:
-            outcome = _outcome(self._method.handler(*self._prepare(exchange)))
+            call, params = self._prepare(exchange)
+            outcome = self._succeed(params, self._method.handler(call, params))
         except Exception as error:  # noqa: BLE001 - the boundary
             outcome = self._failure(error, exchange)
         self._finish(began_s, exchange)
@@ -100,7 +104,12 @@ class _Adapter:
         if _RANK[principal.role] < self._rank:
             raise Forbidden(f"{method.name} needs the role {method.role}; {principal.name} has {principal.role}.")
         params = validate(method.params, exchange.params, positions=self._positions)
-        return Call(principal, exchange.request_id), params
+        return Call(principal, exchange.request_id, exchange.client), params
+
+    def _succeed(self, params: Params, result: Any) -> bytes:
+        if self._method.mutates and result.__class__ is not Raw:   # a kept reply: nothing was changed this time
+            self._dispatcher.on_change(self._method, params, result)
+        return _outcome(result)
 
     def _failure(self, error: Exception, exchange: _Exchange) -> bytes:
         known = self._dispatcher.known(error, self._method.name, exchange.request_id)
@@ -158,6 +167,10 @@ class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
 _dispatch: Any = async_dispatch_to_response     # its annotations know only text and plain dicts
 
 
+def _nobody_listens(_method: Method, _params: Params, _result: Any) -> None:
+    return None
+
+
 def _as_is(value: Any) -> Any:
     return value
 
@@ -193,7 +206,9 @@ class Dispatcher:
         clock: Clock | None = None,
         gate: Gate | None = None,
         log: Any = None,
+        on_change: OnChange | None = None,
     ) -> None:
+        self.on_change: OnChange = on_change if on_change is not None else _nobody_listens
         self.counters = Counters()
         self.gate = gate if gate is not None else Gate()
         self.clock = clock if clock is not None else SystemClock()
@@ -205,7 +220,9 @@ class Dispatcher:
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
 
-    def begin(self, frame: bytes, principal: Principal) -> Answer | Awaitable[Answer]:
+    def begin(
+        self, frame: bytes, principal: Principal, client: Client | None = None
+    ) -> Answer | Awaitable[Answer]:
         """The reply to a frame, without a line end, or None; as an awaitable where something must be waited for.
 
         Neither this nor the awaitable raises anything but cancellation.
@@ -213,16 +230,16 @@ class Dispatcher:
         try:
             message = read_message(frame, max_depth=self._limits.max_depth, max_batch=self._limits.max_batch)
             if isinstance(message, Request):
-                return self._begin(message, principal)
+                return self._begin(message, principal, client)
             if isinstance(message, Refused):
                 return error_reply(message.id, message.error, self._next_id())
         except Exception as error:  # noqa: BLE001 - the boundary
             return self._unforeseen(error)
-        return self._answer_batch(message, principal)
+        return self._answer_batch(message, principal, client)
 
-    async def handle(self, frame: bytes, principal: Principal) -> Answer:
+    async def handle(self, frame: bytes, principal: Principal, client: Client | None = None) -> Answer:
         """As `begin`, for a caller that can wait."""
-        answer = self.begin(frame, principal)
+        answer = self.begin(frame, principal, client)
         return answer if answer is None or isinstance(answer, bytes) else await answer
 
     def _unforeseen(self, error: Exception) -> bytes:
@@ -241,13 +258,15 @@ class Dispatcher:
         self.log.error("unforeseen error", method=method, request_id=request_id, exc_info=error)
         return InternalError()
 
-    async def _answer_batch(self, batch: list[Request | Refused], principal: Principal) -> Answer:
+    async def _answer_batch(
+        self, batch: list[Request | Refused], principal: Principal, client: Client | None
+    ) -> Answer:
         """One after the other, so that a later request finds what an earlier one wrote."""
         replies: list[Raw] = []
         room = self._limits.max_write_buffer_bytes  # a batch of long replies must not fill the memory either
         for element in batch:
             if isinstance(element, Request) and room > 0:
-                answer = self._begin(element, principal)
+                answer = self._begin(element, principal, client)
                 if answer is None or isinstance(answer, bytes):
                     reply = answer
                     await asyncio.sleep(0)  # it waited for nothing: others come before the next element
@@ -267,8 +286,10 @@ class Dispatcher:
         error = TooLarge("The replies to this batch are too long together; this request was not carried out.")
         return None if element.id is NO_ID else error_reply(element.id, error, self._next_id())
 
-    def _begin(self, request: Request, principal: Principal) -> Answer | Awaitable[Answer]:
-        exchange = _Exchange(request.params, principal, self._next_id())
+    def _begin(
+        self, request: Request, principal: Principal, client: Client | None
+    ) -> Answer | Awaitable[Answer]:
+        exchange = _Exchange(request.params, principal, self._next_id(), client)
         adapter = self._adapters[request.method]
         if not adapter.immediate:
             return self._wait_for(request, exchange)

@@ -7,9 +7,9 @@ calls them; discovery and help describe them. Knows no resource.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -28,11 +28,25 @@ class Principal(Struct, frozen=True):
     role: Role
 
 
+class Client(Protocol):
+    """The connection that a call came over, as far as a method may use it: to send what nobody asked for."""
+
+    def notify(self, message: bytes) -> bool:
+        """Send a line; false where the client reads too slowly or is gone: then it was not sent."""
+
+    def when_writable(self, function: Callable[[], None]) -> None:
+        """Call once when lines can be sent again after `notify` said no; never, if it is gone."""
+
+    def when_closed(self, function: Callable[[], None]) -> None:
+        """Call once when it is gone."""
+
+
 class Call(Struct, frozen=True):
-    """One request on its way: who sent it, and the id under which the log knows it."""
+    """One request on its way: who sent it, the id under which the log knows it, and its connection, if it stays."""
 
     principal: Principal
     request_id: str
+    client: Client | None = None    # none over HTTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,8 @@ class Method:
     mutates: bool = False                       # takes idempotencyKey
     errors: tuple[type[RpcError], ...] = ()     # those of its own, beside what every method may answer
     example: dict[str, Any] | None = None       # parameters that work on an empty store, where there are any
+    # what an event says of a change, from parameters and result; none: `id`, of the result or else the parameters
+    subject: Callable[[Any, Any], Mapping[str, Any]] | None = None
 
     @property
     def positions(self) -> tuple[str, ...]:

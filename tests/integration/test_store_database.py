@@ -329,7 +329,7 @@ async def test_a_new_database_needs_no_backup_before_its_first_migration(tmp_pat
     seen: list[int] = []
     path = tmp_path / "nexus.db"
     async with open_database(path, before_migration=lambda _db, version: seen.append(version)) as database:
-        assert database.stats().schema_version == 1
+        assert database.stats().schema_version == 2
     assert seen == []
 
 
