@@ -16,28 +16,54 @@ import structlog
 import uvloop
 
 from nexusd import __version__
+from nexusd.api.cache import CacheApi
+from nexusd.api.conversations import ConversationsApi
+from nexusd.api.entities import EntitiesApi
 from nexusd.api.episodes import EpisodesApi
+from nexusd.api.events import EventsApi
+from nexusd.api.graph import GraphApi
+from nexusd.api.groups import GroupsApi
+from nexusd.api.imports import ImportsApi
+from nexusd.api.mcp_servers import McpServersApi
 from nexusd.api.memory import MemoryApi
+from nexusd.api.messages import MessagesApi
 from nexusd.api.outbox import OutboxApi
+from nexusd.api.presets import PresetsApi
 from nexusd.api.projects import ProjectsApi
+from nexusd.api.relationships import RelationshipsApi
+from nexusd.api.rest_routes import rest_routes
+from nexusd.api.semantic import SemanticApi
 from nexusd.api.sessions import SessionsApi
+from nexusd.api.summaries import SummariesApi
 from nexusd.api.system import SystemApi
+from nexusd.api.tool_logs import ToolLogsApi
+from nexusd.api.tools import ToolsApi
+from nexusd.api.users import UsersApi
+from nexusd.api.vectors import VectorsApi
+from nexusd.cache import Cache
 from nexusd.clock import SystemClock
 from nexusd.config import Settings
 from nexusd.data_directory import make_data_directory
 from nexusd.embedding.builtin import BuiltinEmbedder
 from nexusd.errors import RpcError, StoreUnavailableError
+from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, stop_on_signals
 from nexusd.log import configure, log_stray_errors
+from nexusd.metrics import Metrics
+from nexusd.model.events import INNER_TOPICS
 from nexusd.retrieval.context import ContextBuilder
 from nexusd.retrieval.search import MemorySearch
+from nexusd.retrieval.similar import SimilaritySearch
 from nexusd.status import StatusReport
 from nexusd.store.database import Database
 from nexusd.sync.collections import Collections
+from nexusd.sync.sources import current_payloads
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.dispatch import Dispatcher
+from nexusd.wire.events import EventHub
 from nexusd.wire.gate import Gate
+from nexusd.wire.http_service import HttpService
 from nexusd.wire.listeners import Server
 from nexusd.wire.methods import MethodTable
 
@@ -61,29 +87,50 @@ class App:
         self._supervisor = Supervisor(self._stop, clock)
         self._notifier = Notifier(settings.notify_socket)
         self._clock = clock
+        self._table = MethodTable()
+        self._hub = EventHub(self._table, config.server.limits, clock, inner_topics=INNER_TOPICS)
         self._store = Database(
             settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self._store_failed
         )
         self._index = EmbeddedIndex(
-            settings.data_directory / "index", config.index, clock, on_up=self._index_came_up
+            settings.data_directory / "index", config.index, clock, on_up=self._index_came_up,
+            on_running=lambda up: self._tell_state("index", up=up),
         )
-        self._embedder = BuiltinEmbedder(config.embedding, clock)
+        self._embedder = BuiltinEmbedder(
+            config.embedding, clock, on_answering=lambda up: self._tell_state("embedder", up=up)
+        )
         self._collections = Collections(self._store, self._index, self._embedder.fingerprint)
         self._worker = OutboxWorker(
             self._store, self._index, self._embedder, self._collections, config.outbox, clock,
             random.Random(),  # noqa: S311 - spreads retries, guards nothing
+            self._hub.publish,
         )
-        self._table = MethodTable()
+        self._cache = Cache(config.cache, clock)
+        self._files = FileStorage(
+            settings.files_directory, config.files, self._store, clock, publish=self._hub.publish
+        )
         self._gate = Gate()
         self._dispatcher = Dispatcher(
             self._table, config.server.limits, slow_request_ms=config.log.slow_request_ms, clock=clock,
-            gate=self._gate,
+            gate=self._gate, on_change=self._hub.changed,
         )
-        self._server = Server(self._dispatcher, config.server, settings.socket_path)
+        http = HttpService(
+            self._dispatcher, self._table, config.server.limits, clock, routes=rest_routes(),
+            host_names=config.server.tcp.names,
+            metrics=self._figures if config.metrics.enabled else None,
+        )
+        self._server = Server(self._dispatcher, config.server, settings.socket_path, http)
         self._report = StatusReport(
             settings=settings, store=self._store, index=self._index, embedder=self._embedder,
             collections=self._collections, worker=self._worker, dispatcher=self._dispatcher,
             server=self._server, supervisor=self._supervisor, clock=clock,
+            files=self._files, cache=self._cache,
+        )
+        self._metrics = Metrics(
+            report=self._report, dispatcher=self._dispatcher, server=self._server, store=self._store,
+            worker=self._worker, collections=self._collections.logical, index=self._index, embedder=self._embedder,
+            hub=self._hub, supervisor=self._supervisor, clock=clock, query_cache=self._embedder.queries,
+            cache=self._cache.stats,
         )
         self._register_methods()
 
@@ -93,12 +140,33 @@ class App:
             complete=lambda: self._worker.complete,
         )
         context = ContextBuilder(self._store, search)
+        similar = SimilaritySearch(
+            self._store, self._index, self._embedder, self._collections.physical,
+            payloads=current_payloads, complete=lambda: self._worker.complete,
+        )
         for api in (
             SystemApi(self._table, self._report.health, self._report.status),
             ProjectsApi(self._store, self._clock),
             SessionsApi(self._store, self._clock),
             EpisodesApi(self._store, self._worker, self._clock),
+            SummariesApi(self._store, self._worker, self._clock),
+            EntitiesApi(self._store, self._worker, self._clock),
+            RelationshipsApi(self._store, self._clock),
+            GraphApi(self._store),
+            ConversationsApi(self._store, self._clock),
+            MessagesApi(self._store, self._worker, search, self._clock),
+            UsersApi(self._store, self._clock),
+            GroupsApi(self._store, self._clock),
+            ToolLogsApi(self._store, self._clock),
             MemoryApi(search, context),
+            CacheApi(self._cache, self._clock),
+            PresetsApi(self._files.presets),
+            ToolsApi(self._files.tools),
+            McpServersApi(self._files.mcp_servers),
+            SemanticApi(self._store, self._worker, similar, self._embedder.fingerprint.short, self._clock),
+            VectorsApi(self._store, self._worker, similar, self._clock),
+            ImportsApi(self._store),
+            EventsApi(self._hub),
             OutboxApi(self._store, self._worker, self._collections.logical, self._clock),
         ):
             self._table.register(api.methods())
@@ -114,12 +182,16 @@ class App:
                     await self._collections.point(self._clock.now_ms())
                 except RpcError as error:  # the disk is full, or another program holds the lock
                     raise StoreUnavailableError(f"{self._settings.database_path}: {error.message}") from error
+                parts.push_async_callback(self._files.close)
+                await self._files.open()
                 parts.push_async_callback(self._index.close)  # before its start, which may fail half done
                 await self._index.start()
                 parts.push_async_callback(self._embedder.close)
                 await self._embedder.start()
                 parts.push_async_callback(self._supervisor.close)
                 self._supervisor.start("outbox", self._worker.run)
+                self._supervisor.start("files", self._files.run)
+                self._supervisor.start("cache", self._cache.run)
                 parts.push_async_callback(self._server.close)
                 await self._server.start()
                 gc.collect()
@@ -133,6 +205,7 @@ class App:
                 reason = await self._stop.wait()
                 self._log.info("stopping", reason=reason)
                 self._notifier.stopping(f"stopping: {reason}")
+                self._hub.publish("system", {"state": "stopping"})
                 self._gate.stop()
                 self._worker.stop_waiting()
                 self._server.stop_accepting()
@@ -143,6 +216,12 @@ class App:
 
     def _index_came_up(self) -> None:
         self._worker.index_up()
+
+    async def _figures(self) -> tuple[bytes, str]:
+        return await self._metrics.render()
+
+    def _tell_state(self, part: str, *, up: bool) -> None:
+        self._hub.publish(part, {"state": "up" if up else "down"})
 
     def _committed(self) -> None:
         self._worker.wake()

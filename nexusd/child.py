@@ -55,13 +55,17 @@ class ChildProcess:
         arguments: list[str],
         *,
         on_started: Callable[[ChildProcess], Awaitable[None]] | None = None,
+        on_running: Callable[[bool], None] | None = None,
     ) -> None:
+        """`on_running` is told when calls are taken, and when they are not any more; not of the close."""
         self.name = name
         self.restarts = 0
         self.last_error = ""
         self._module = module
         self._arguments = arguments
         self._on_started = on_started
+        self._on_running = on_running
+        self._told_running = False
         self._log = structlog.get_logger("nexusd.child").bind(child=name)
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -199,11 +203,13 @@ class ChildProcess:
                 await self._on_started(self)
             self._log.info("child started", pid=self._process.pid)
             self._up.set()
+            self._tell(running=True)
             await receiving
         finally:
             # `close` may cancel us at the await below: whoever waits is told before it
             self._up.clear()
             if not self._closing:  # `close` gives it a moment to end well
+                self._tell(running=False)
                 self.kill()
             receiving.cancel()
             self._writer.close()
@@ -212,6 +218,11 @@ class ChildProcess:
             process, self._process = self._process, None
             returncode = await process.wait()
             self.last_error = f"ended with {returncode}" if not self.last_error else self.last_error
+
+    def _tell(self, *, running: bool) -> None:
+        if self._on_running is not None and running != self._told_running:
+            self._told_running = running
+            self._on_running(running)
 
     def _fail_waiting(self) -> None:
         for reply in self._waiting.values():

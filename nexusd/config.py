@@ -65,6 +65,11 @@ class TcpConfig(Section, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 3002
     host_names: str | None = None  # separated by commas
 
+    @property
+    def names(self) -> list[str]:
+        """The further names, each by itself."""
+        return [name for part in (self.host_names or "").split(",") if (name := part.strip())]
+
 
 class LimitsConfig(Section, frozen=True, kw_only=True):
     """What a connection may ask for; past a limit comes an error, then, where it must, the close."""

@@ -28,7 +28,8 @@ the raiser gives a better one.
             +-- NotFound              -32010 not_found
             |   +-- SessionNotFound, EpisodeNotFound, ProjectNotFound, OutboxRowNotFound, EntityNotFound,
             |       RelationshipNotFound, SummaryNotFound, ConversationNotFound, MessageNotFound, UserNotFound,
-            |       GroupNotFound, PresetNotFound, ToolNotFound, McpServerNotFound, VectorNotFound, RowNotFound
+            |       GroupNotFound, ToolLogNotFound, PresetNotFound, ToolNotFound, McpServerNotFound,
+            |       VectorNotFound, RowNotFound
             +-- Conflict              -32011 conflict
             +-- DiskFull              -32012 disk_full             retryable
             +-- ReadOnly              -32013 read_only             retryable
@@ -264,6 +265,10 @@ class UserNotFound(NotFound):
 
 class GroupNotFound(NotFound):
     """No group has this id."""
+
+
+class ToolLogNotFound(NotFound):
+    """No tool log has this id."""
 
 
 class PresetNotFound(NotFound):

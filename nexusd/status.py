@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
+from itertools import islice
 
 from nexusd import __version__
+from nexusd.cache import Cache
 from nexusd.clock import Clock
 from nexusd.config import Settings
 from nexusd.embedding.embedder import Embedder
 from nexusd.errors import IndexUnavailable, InternalError
+from nexusd.files.storage import FileStorage
 from nexusd.index.index import Index
 from nexusd.lifecycle import Supervisor
 from nexusd.model.system import (
     DatabaseStatus,
     EmbedderStatus,
+    FilesStatus,
     Health,
     IndexStatus,
     MethodCount,
@@ -27,6 +30,7 @@ from nexusd.model.system import (
     SystemStatus,
     TaskStatus,
 )
+from nexusd.processes import resident_bytes
 from nexusd.store.database import Database
 from nexusd.store.episodes import count_episodes
 from nexusd.store.meta import get_epoch
@@ -37,7 +41,7 @@ from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.listeners import Server
 
 COUNT_TIMEOUT_S = 1.0  # a status must not wait for an index that is busy or gone
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MAX_BROKEN_FILES = 100  # shown of those that cannot be taken; the log has named each
 
 
 class StatusReport:
@@ -56,6 +60,8 @@ class StatusReport:
         server: Server,
         supervisor: Supervisor,
         clock: Clock,
+        files: FileStorage,
+        cache: Cache,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -67,13 +73,15 @@ class StatusReport:
         self._server = server
         self._supervisor = supervisor
         self._clock = clock
+        self._files = files
+        self._cache = cache
         self._began_s = clock.monotonic_s()
 
     def health(self) -> Health:
         """ok, or what is missing. The index and the embedder wake on demand: idle is no fault."""
         state = self._dispatcher.gate.state
         if state != "open":
-            return Health(status=state, reasons=[])
+            return Health(status=state, reasons=[], writes=False)
         reasons = []
         disk = self._store.progress().disk
         if disk != "ok":
@@ -95,7 +103,7 @@ class StatusReport:
         dead = self._worker.status().dead
         if dead:
             reasons.append(f"outbox: {dead} rows cannot be indexed; see `outbox.list` with state dead")
-        return Health(status="degraded" if reasons else "ok", reasons=reasons)
+        return Health(status="degraded" if reasons else "ok", reasons=reasons, writes=disk == "ok")
 
     def line(self) -> str:
         """One line for people, as systemctl status shows it."""
@@ -111,11 +119,6 @@ class StatusReport:
         """Every part in figures."""
         index, embedder, store = self._index.health(), self._embedder.health(), self._store.stats()
         fingerprint = self._embedder.fingerprint
-        processes = [
-            ("daemon", os.getpid()),
-            *(("index", pid) for pid in index.process_ids),
-            *(("embedder", pid) for pid in embedder.process_ids),
-        ]
         return SystemStatus(
             version=__version__,
             state="ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state,
@@ -141,7 +144,7 @@ class StatusReport:
                 detail=index.detail,
                 rebuilding=index.rebuilding,
                 restarts=index.restarts,
-                points=await self._points(),
+                points=await self.points(),
             ),
             embedder=EmbedderStatus(
                 provider=fingerprint.provider,
@@ -165,18 +168,32 @@ class StatusReport:
                     for name, count in self._dispatcher.counters.snapshot().items()
                 },
             ),
+            files=FilesStatus(
+                directory=str(self._settings.files_directory),
+                broken=dict(islice(self._files.broken().items(), MAX_BROKEN_FILES)),
+            ),
+            cache=self._cache.stats(),
             tasks=[
                 TaskStatus(name=task.name, state=task.state, restarts=task.restarts)
                 for task in self._supervisor.states()
             ],
             processes=[
                 ProcessStatus(name=name, pid=pid, resident_bytes=size)
-                for name, pid in processes
-                if (size := _resident_bytes(pid)) is not None
+                for name, pid in self.processes()
+                if (size := resident_bytes(pid)) is not None
             ],
         )
 
-    async def _points(self) -> dict[str, int] | None:
+    def processes(self) -> list[tuple[str, int]]:
+        """The processes of the daemon; the index has a second one while its search graph is made anew."""
+        return [
+            ("daemon", os.getpid()),
+            *zip(("index", "index_rebuild"), self._index.health().process_ids, strict=False),
+            *zip(("embedder",), self._embedder.health().process_ids, strict=False),
+        ]
+
+    async def points(self) -> dict[str, int] | None:
+        """What the index holds by collection; None while it does not answer."""
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_S):
                 return {
@@ -192,11 +209,3 @@ def _shown(address: tuple[str, int] | None) -> str | None:
         return None
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _resident_bytes(pid: int) -> int | None:
-    """The memory that a process holds, or None when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
-    except (OSError, IndexError, ValueError):
-        return None

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import apsw
 import msgspec
 
+from nexusd.api.bulk import checked_items, ids_of, write_together
 from nexusd.api.receipts import receipt_for
+from nexusd.api.vector_wait import VectorWait
 from nexusd.clock import Clock
-from nexusd.errors import EpisodeNotFound, InvalidParams, RpcError, SessionNotFound
+from nexusd.errors import EpisodeNotFound, SessionNotFound
+from nexusd.model.bulk import Answers
 from nexusd.model.episodes import (
-    CreatedEpisodes,
     CreateEpisode,
     CreateEpisodes,
     DeleteEpisode,
     Episode,
     EpisodeMatches,
     GetEpisode,
-    ItemError,
     ListEpisodes,
     NewEpisode,
     SearchEpisodes,
@@ -37,19 +35,6 @@ from nexusd.store.episodes import (
 )
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.methods import Call, Method
-from nexusd.wire.replies import error_object
-from nexusd.wire.validation import validate
-
-COLLECTION = "episodes"
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """The items of a createMany after validation; a bad one is its error already."""
-
-    items: list[NewEpisode | ItemError]
-    request_id: str
-    now_ms: int
 
 
 class EpisodesApi:
@@ -57,28 +42,23 @@ class EpisodesApi:
 
     def __init__(self, store: Database, worker: OutboxWorker, clock: Clock) -> None:
         self._store = store
-        self._worker = worker
         self._clock = clock
+        self._wait = VectorWait(store, worker, "episodes", Episode, select_episode)
 
     async def create(self, call: Call, params: CreateEpisode) -> Episode | msgspec.Raw:
         """Store an exchange."""
         receipt = receipt_for(call, "episodes.create", params)
         stored = await self._store.write_once(receipt, insert_episode, params, self._clock.now_ms())
-        return await self._indexed(stored, params.timeout_ms) if params.wait_for else stored
+        return await self._wait.one(stored, params)
 
-    async def create_many(self, call: Call, params: CreateEpisodes) -> CreatedEpisodes | msgspec.Raw:
+    async def create_many(self, call: Call, params: CreateEpisodes) -> Answers[Episode] | msgspec.Raw:
         """Store many exchanges in one transaction, each with its row or its own error."""
         receipt = receipt_for(call, "episodes.createMany", params)
-        batch = _Batch([_item(i, item, call) for i, item in enumerate(params.items)], call.request_id,
-                       self._clock.now_ms())
-        stored = await self._store.write_once(receipt, _insert_episodes, batch)
-        if not params.wait_for:
-            return stored
-        if isinstance(stored, msgspec.Raw):  # a repeated call: it waits as the first one did
-            stored = _created(stored)
-        ids = [item.id for item in stored.items if isinstance(item, Episode)]
-        await self._worker.wait_for(COLLECTION, ids, params.timeout_ms / 1000)
-        return CreatedEpisodes([self._now(i) if isinstance(i, Episode) else i for i in stored.items])
+        items = checked_items(NewEpisode, params.items, call)
+        stored = await self._store.write_once(
+            receipt, write_together, items, call.request_id, insert_episodes, self._clock.now_ms()
+        )
+        return await self._wait.each(stored, params)
 
     def get(self, _call: Call, params: GetEpisode) -> Episode:
         """One exchange by its id."""
@@ -92,7 +72,7 @@ class EpisodesApi:
         """Change an exchange."""
         receipt = receipt_for(call, "episodes.update", params)
         stored = await self._store.write_once(receipt, update_episode, params, self._clock.now_ms())
-        return await self._indexed(stored, params.timeout_ms) if params.wait_for else stored
+        return await self._wait.one(stored, params)
 
     async def delete(self, call: Call, params: DeleteEpisode) -> Deletion | msgspec.Raw:
         """Remove an exchange."""
@@ -102,19 +82,6 @@ class EpisodesApi:
     async def search(self, _call: Call, params: SearchEpisodes) -> EpisodeMatches:
         """Exchanges that hold every word, best first."""
         return await self._store.read(search_episodes, params)
-
-    async def _indexed(self, stored: Episode | msgspec.Raw, timeout_ms: int) -> Episode:
-        if isinstance(stored, msgspec.Raw):  # a repeated call: it waits as the first one did
-            stored = msgspec.json.decode(stored, type=Episode)
-        await self._worker.wait_for(COLLECTION, [stored.id], timeout_ms / 1000)
-        return self._now(stored)
-
-    def _now(self, stored: Episode) -> Episode:
-        """The row as it was written, with the state of its vector as it is now."""
-        try:
-            return msgspec.structs.replace(stored, vector=self._store.peek(select_episode, stored.id).vector)
-        except EpisodeNotFound:  # deleted while we waited; the write that we answer for stood
-            return msgspec.structs.replace(stored, vector="none")
 
     def methods(self) -> list[Method]:
         """What this module registers."""
@@ -133,10 +100,11 @@ class EpisodesApi:
                 name="episodes.createMany",
                 summary="Store up to 500 exchanges in one transaction, each with its row or its own error.",
                 params=CreateEpisodes,
-                result=CreatedEpisodes,
+                result=Answers[Episode],
                 handler=self.create_many,
                 role="write",
                 mutates=True,
+                subject=ids_of,
             ),
             Method(
                 name="episodes.get",
@@ -187,31 +155,3 @@ class EpisodesApi:
                 example={"query": "tomatoes"},
             ),
         ]
-
-
-def _created(reply: msgspec.Raw) -> CreatedEpisodes:
-    """The kept reply as records; told apart by the key `error`, which no episode has."""
-    items = msgspec.json.decode(reply)["items"]
-    return CreatedEpisodes([
-        msgspec.convert(item, ItemError) if "error" in item else msgspec.convert(item, Episode) for item in items
-    ])
-
-
-def _item(position: int, item: dict[str, object], call: Call) -> NewEpisode | ItemError:
-    try:
-        return validate(NewEpisode, item, path=f"items[{position}]")
-    except InvalidParams as error:
-        return ItemError(error_object(error, call.request_id))
-
-
-def _insert_episodes(db: apsw.Connection, batch: _Batch) -> CreatedEpisodes:
-    """Insert what is valid, and put each answer where its item stood."""
-    valid = [item for item in batch.items if isinstance(item, NewEpisode)]
-    answers = iter(insert_episodes(db, valid, batch.now_ms))
-    return CreatedEpisodes([
-        item if isinstance(item, ItemError) else _answer(next(answers), batch.request_id) for item in batch.items
-    ])
-
-
-def _answer(inserted: Episode | RpcError, request_id: str) -> Episode | ItemError:
-    return ItemError(error_object(inserted, request_id)) if isinstance(inserted, RpcError) else inserted

@@ -37,7 +37,7 @@ class MemoryApi:
             ),
             Method(
                 name="memory.context",
-                summary="Assemble recent turns and remembered exchanges into a text for a prompt.",
+                summary="Assemble recent turns, summaries, memories and known entities into a text for a prompt.",
                 params=BuildContext,
                 result=MemoryContext,
                 handler=self.context,

@@ -96,6 +96,7 @@ class OutboxApi:
                 mutates=True,
                 errors=(OutboxRowNotFound,),
                 example={},
+                subject=lambda params, result: {"seqs": params.seqs, "retried": result.retried},
             ),
         ]
 

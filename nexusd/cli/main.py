@@ -1,29 +1,41 @@
 """nexusctl: the commands.
 
-Owns the command line, where answers and errors go, and the exit codes: 0 ok, 1 the daemon answered an
-error, 2 no connection, 3 a wrong command line, 130 interrupted. On a terminal it draws; into a pipe,
-or with --json, it writes the daemon's result as it came: one JSON document.
+Owns the command line and the exit codes: 0 ok, 1 the daemon answered an error, 2 no connection, 3 a wrong
+command line, 130 interrupted. On a terminal it draws; into a pipe, or with --json, it writes the daemon's
+result as it came: one JSON document. What is no command here is `learned`'s.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import os
 import re
-import stat
 import sys
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
 
 from nexusd import __version__
 from nexusd.cli.completion import method_names
-from nexusd.cli.connection import connected, socket_path_or_url
-from nexusd.cli.params import ParameterError, check_text, parse_arguments, parse_document
+from nexusd.cli.connection import socket_path_or_url
+from nexusd.cli.events_command import events
+from nexusd.cli.import_command import import_
+from nexusd.cli.invocation import (
+    Invocation,
+    Json,
+    complain,
+    document_on_stdin,
+    draw,
+    invocation_of,
+    now_ms,
+    own_commands,
+    pages,
+    render,
+    stdin_has_document,
+    text_on_stdin,
+    write,
+)
+from nexusd.cli.learned import CommandGroup
+from nexusd.cli.params import ParameterError, check_text, parse_arguments
 from nexusd.cli.texts import safe
 from nexusd.client import calls
 from nexusd.client.core import Request
@@ -35,16 +47,10 @@ from nexusd.model.episodes import Episode
 from nexusd.model.memory import MemoryContext, MemoryFilter, MemoryHits, Mode
 from nexusd.model.sessions import Session
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-T = TypeVar("T")
-
-OK, REMOTE_ERROR, NO_CONNECTION, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
+OK, REMOTE_ERROR, NO_CONNECTION, USAGE = 0, 1, 2, 3
 _TYPER_USAGE = 2  # what typer exits with for a wrong command line, and for nothing else
 DEFAULT_SESSION = "nexusctl"
 
-Json = Annotated[bool, typer.Option("--json", help="JSON, also on a terminal.")]
 SessionName = Annotated[
     str | None,
     typer.Option(
@@ -52,24 +58,6 @@ SessionName = Annotated[
     ),
 ]
 _ROW_ID = re.compile(r"(?:#|id:)([0-9]+)")  # id: for shells, to which a bare # begins a comment
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """One run of nexusctl: whom it talks to and how it speaks."""
-
-    address: str | None
-    timeout_s: float
-    json: bool
-
-    def client(self) -> Client:
-        """A connected client."""
-        return connected(self.address, timeout_s=self.timeout_s)
-
-
-def _invocation(ctx: typer.Context, json: bool) -> Invocation:
-    invocation: Invocation = ctx.obj
-    return dataclasses.replace(invocation, json=invocation.json or json or not sys.stdout.isatty())
 
 
 def _print_version(asked: bool) -> None:
@@ -93,11 +81,18 @@ def options(
         float, typer.Option(metavar="SECONDS", min=0.001, help="How long an answer may take.")
     ] = DEFAULT_TIMEOUT_S,
     json: Json = False,
+    help_: Annotated[bool, typer.Option("--help", help="Show this message and exit.")] = False,
 ) -> None:
     """Talk to nexusd, the memory of the house.
 
     Without --socket or --url it looks at $NEXUSD_SOCKET, /run/nexusd/nexusd.sock and ./data/nexusd.sock.
+
+    All that the daemon can do has a command: nexusctl RESOURCE VERB KEY=VALUE..., or --KEY VALUE.
+    nexusctl RESOURCE lists those of a resource, nexusctl RESOURCE VERB --help explains one.
     """
+    if help_ or ctx.invoked_subcommand is None:  # not typer's own help: it would not know the daemon's address yet
+        print(ctx.get_help(), end="")
+        raise typer.Exit(OK if help_ else _TYPER_USAGE)
     if url is not None and _is_from_environment(ctx, "socket"):
         socket = None  # what is said now goes before what was said once
     ctx.obj = Invocation(socket_path_or_url(socket, url), timeout, json)
@@ -118,27 +113,27 @@ def call(
     {"a": {"b": 1}}. Without any, the parameters are read as one JSON object from standard input, unless that
     is a terminal.
     """
-    invocation = _invocation(ctx, json)
+    invocation = invocation_of(ctx, json=json)
     if not method:
         raise ParameterError("expected the name of a method, such as episodes.get; nexusctl help lists them")
     params = _parameters(parameters or [])
     with invocation.client() as nexus:
         answer = nexus.execute(Request(method, params, msgspec.Raw))
     if invocation.json:
-        _write(answer)
+        write(answer)
     else:
-        _draw(_render().document(bytes(answer)))
+        draw(render().document(bytes(answer)))
 
 
 def status(ctx: typer.Context, *, json: Json = False) -> None:
     """Show how the daemon is."""
-    invocation = _invocation(ctx, json)
+    invocation = invocation_of(ctx, json=json)
     with invocation.client() as nexus:
         answer = nexus.execute(_raw(calls.status()))
     if invocation.json:
-        _write(answer)
+        write(answer)
     else:
-        _draw(_render().status(msgspec.json.decode(answer)))
+        draw(render().status(msgspec.json.decode(answer)))
 
 
 def add(
@@ -157,10 +152,10 @@ def add(
     json: Json = False,
 ) -> None:
     """Remember an exchange."""
-    invocation = _invocation(ctx, json)
+    invocation = invocation_of(ctx, json=json)
     user_message = _one("USER", user, "--user", user_option)
     if user_message == "-":
-        user_message = _text_on_stdin().rstrip("\n")
+        user_message = text_on_stdin().rstrip("\n")
     if not user_message:
         raise ParameterError("expected what the user said: nexusctl add USER [ASSISTANT]")
     ai_response = _one("ASSISTANT", assistant, "--assistant", assistant_option) or ""
@@ -171,9 +166,9 @@ def add(
         create = calls.create_episode(session_id, user_message, ai_response, wait=wait)
         answer = nexus.execute(_raw(create))
     if invocation.json:
-        _write(answer)
+        write(answer)
     else:
-        _draw(_render().added(msgspec.json.decode(answer, type=Episode), session))
+        draw(render().added(msgspec.json.decode(answer, type=Episode), session))
 
 
 def search(
@@ -187,15 +182,15 @@ def search(
     json: Json = False,
 ) -> None:
     """Find memories by meaning and by words."""
-    invocation = _invocation(ctx, json)
+    invocation = invocation_of(ctx, json=json)
     with invocation.client() as nexus:
         where = None if session is None else MemoryFilter(session_id=_session_id(nexus, session))
         request = calls.search(query, mode=mode, limit=limit, filter=where, explain=explain)
         answer = nexus.execute(_raw(request))
     if invocation.json:
-        _write(answer)
+        write(answer)
     else:
-        _draw(_render().hits(msgspec.json.decode(answer, type=MemoryHits), query, _now_ms()))
+        draw(render().hits(msgspec.json.decode(answer, type=MemoryHits), query, now_ms()))
 
 
 def context(
@@ -210,17 +205,17 @@ def context(
     json: Json = False,
 ) -> None:
     """Put together what is worth knowing for a prompt."""
-    invocation = _invocation(ctx, json)
+    invocation = invocation_of(ctx, json=json)
     with invocation.client() as nexus:
         session_id = None if session is None else _session_id(nexus, session)
         answer = nexus.execute(_raw(calls.context(query, token_budget=budget, session_id=session_id)))
     if text:
         found = msgspec.json.decode(answer, type=MemoryContext).text
-        _write((safe(found) if sys.stdout.isatty() else found).encode())
+        write((safe(found) if sys.stdout.isatty() else found).encode())
     elif invocation.json:
-        _write(answer)
+        write(answer)
     else:
-        _draw(_render().context(msgspec.json.decode(answer, type=MemoryContext), _now_ms()))
+        draw(render().context(msgspec.json.decode(answer, type=MemoryContext), now_ms()))
 
 
 def help_(
@@ -230,24 +225,26 @@ def help_(
     json: Json = False,
 ) -> None:
     """List the daemon's methods, or explain one."""
-    invocation = _invocation(ctx, json)
+    invocation = invocation_of(ctx, json=json)
     with invocation.client() as nexus:
         params = {} if method is None else {"method": method}
         answer = nexus.execute(Request("help", params, msgspec.Raw, mutates=False))
     if invocation.json:
-        _write(answer)
+        write(answer)
     else:
-        _draw(_render().help_page(msgspec.json.decode(answer)))
+        draw(pages().help_page(bytes(answer), own_commands(ctx)))
 
 
 def make_app() -> typer.Typer:
     """The command line."""
-    app = typer.Typer(name="nexusctl", no_args_is_help=True, pretty_exceptions_enable=False)
-    app.callback()(options)
+    app = typer.Typer(name="nexusctl", cls=CommandGroup, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True, add_help_option=False)(options)
     app.command()(add)
     app.command()(search)
     app.command()(context)
     app.command()(status)
+    app.command()(events)
+    app.command("import")(import_)
     app.command()(call)
     app.command("help")(help_)
     return app
@@ -265,13 +262,13 @@ def main() -> NoReturn:
         if exc.kind == "internal_error" and exc.request_id is not None:
             details.append(f"requestId {exc.request_id}")  # all that the daemon's log can be searched for
         named = exc.message.lower().startswith(exc.kind.replace("_", " "))
-        _complain(exc.message if named else f"{exc.kind}: {exc.message}", *details)
+        complain(exc.message if named else f"{exc.kind}: {exc.message}", *details)
         sys.exit(REMOTE_ERROR)
     except ClientError as exc:
-        _complain(exc.message)
+        complain(exc.message)
         sys.exit(NO_CONNECTION)
     except ValueError as exc:  # an address, a ParameterError, or what cannot be sent: a broken byte, say
-        _complain(str(exc))
+        complain(str(exc))
         sys.exit(USAGE)
     sys.exit(OK)
 
@@ -282,26 +279,9 @@ def _is_from_environment(ctx: typer.Context, option: str) -> bool:
 
 
 def _parameters(arguments: list[str]) -> dict[str, Any]:
-    if arguments == ["-"] or (not arguments and _stdin_has_document()):
-        return parse_document(sys.stdin.buffer.read())
+    if arguments == ["-"] or (not arguments and stdin_has_document()):
+        return document_on_stdin()
     return parse_arguments(arguments)
-
-
-def _stdin_has_document() -> bool:
-    """Whether standard input is something that was put there: a pipe, a socket or a file, not a device."""
-    try:
-        kind = os.fstat(0).st_mode
-    except OSError:  # closed
-        return False
-    return stat.S_ISFIFO(kind) or stat.S_ISREG(kind) or stat.S_ISSOCK(kind)
-
-
-def _text_on_stdin() -> str:
-    with io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8") as stdin:
-        try:
-            return stdin.read()
-        except UnicodeDecodeError:
-            raise ParameterError("standard input is not valid UTF-8") from None
 
 
 def _session_id(nexus: Client, name: str) -> int:
@@ -328,38 +308,3 @@ def _one(argument_name: str, argument: str | None, option_name: str, option: str
 def _raw(request: Request[Any]) -> Request[msgspec.Raw]:
     """The same request with its result as it came."""
     return Request(request.method, request.params, msgspec.Raw, request.mutates)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _write(document: bytes | msgspec.Raw) -> None:
-    """A line on standard output; a reader that went away ends the command quietly."""
-    left = memoryview(bytes(document) + b"\n")
-    try:
-        while left:  # PYTHONUNBUFFERED makes this a bare write, which takes what the pipe has room for
-            left = left[sys.stdout.buffer.write(left) :]
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # Python flushes once more at exit and would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE)
-
-
-def _render() -> Any:
-    import nexusd.cli.render  # noqa: PLC0415 (rich takes 50 ms that a pipe does not need)
-
-    return nexusd.cli.render
-
-
-def _draw(what: RenderableType) -> None:
-    from rich.console import Console  # noqa: PLC0415 (as above)
-
-    Console(highlight=False).print(what)
-
-
-def _complain(message: str, *details: str) -> None:
-    print(f"nexusctl: {safe(message)}", file=sys.stderr)
-    for detail in details:
-        print(f"  {safe(detail)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,34 +23,84 @@ class ParameterError(ValueError):
     """A parameter that cannot be read; the message says which and why."""
 
 
+class Argument(NamedTuple):
+    """One `key=value` or `key:=json` as it was typed."""
+
+    key: str
+    operator: str
+    value: str
+
+
+class Parameters:
+    """The parameters put together from dotted keys."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self._opened: set[int] = set()  # the objects that dotted keys made; one given as a value is not added to
+
+    def put(self, key: str, value: Any) -> None:
+        """Set the value of a key.
+
+        Raises:
+            ParameterError: the key is none, is given twice, or goes below one that is no object.
+        """
+        here, name = self._place(key)
+        if name in here:
+            raise ParameterError(f"{key} is given twice")
+        here[name] = value
+
+    def append(self, key: str, items: list[Any]) -> None:
+        """Add to the list of a key, which this alone has made.
+
+        Raises:
+            ParameterError: as `put`.
+        """
+        here, name = self._place(key)
+        if name not in here:
+            here[name] = []
+            self._opened.add(id(here[name]))
+        elif id(here[name]) not in self._opened or not isinstance(here[name], list):
+            raise ParameterError(f"{key} is given twice")
+        here[name] += items
+
+    def _place(self, key: str) -> tuple[dict[str, Any], str]:
+        *parents, name = key.split(".")
+        if not all((*parents, name)):
+            raise ParameterError(f"expected a name between the dots, got {key!r}")
+        here = self.values
+        for parent in parents:
+            if parent not in here:
+                here[parent] = {}
+                self._opened.add(id(here[parent]))
+            elif id(here[parent]) not in self._opened or not isinstance(here[parent], dict):
+                raise ParameterError(f"{key} goes into {parent}, which already has a value")
+            here = here[parent]
+        return here, name
+
+
+def split_argument(argument: str) -> Argument:
+    """The parts of `key=value`.
+
+    Raises:
+        ParameterError: it is no such thing.
+    """
+    match = _ARGUMENT.fullmatch(argument)
+    if match is None:
+        raise ParameterError(f"expected key=value, got {argument!r}")
+    return Argument(match["key"], match["operator"], match["value"])
+
+
 def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     """Read `key=value` arguments.
 
     Raises:
         ParameterError: an argument is no such thing, is given twice, or goes below one that is no object.
     """
-    params: dict[str, Any] = {}
-    opened: set[int] = set()  # the objects that dotted keys made; one given as a value is not added to
+    params = Parameters()
     for argument in arguments:
-        match = _ARGUMENT.fullmatch(argument)
-        if match is None:
-            raise ParameterError(f"expected key=value, got {argument!r}")
-        *parents, name = match["key"].split(".")
-        if not all((*parents, name)):
-            raise ParameterError(f"expected a name between the dots, got {argument!r}")
-        value = _json(match["key"], match["value"]) if match["operator"] == ":=" else _value(match["value"])
-        here = params
-        for parent in parents:
-            if parent not in here:
-                here[parent] = {}
-                opened.add(id(here[parent]))
-            elif id(here[parent]) not in opened:
-                raise ParameterError(f"{match['key']} goes into {parent}, which already has a value")
-            here = here[parent]
-        if name in here:
-            raise ParameterError(f"{match['key']} is given twice")
-        here[name] = value
-    return params
+        key, operator, text = split_argument(argument)
+        params.put(key, insisted_json(key, text) if operator == ":=" else json_or_text(text))
+    return params.values
 
 
 def parse_document(text: str | bytes) -> dict[str, Any]:
@@ -82,14 +132,20 @@ def check_text(text: str) -> None:
         raise ParameterError("a parameter is not valid UTF-8") from None
 
 
-def _value(text: str) -> Any:
+def json_or_text(text: str) -> Any:
+    """The value as JSON if it is JSON, else as text."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
         return text
 
 
-def _json(key: str, text: str) -> Any:
+def insisted_json(key: str, text: str) -> Any:
+    """The value as JSON.
+
+    Raises:
+        ParameterError: it is none.
+    """
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError) as exc:

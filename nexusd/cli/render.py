@@ -6,11 +6,9 @@ texts never pass as markup, and never raw.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from rich.console import Group, RenderableType
 from rich.json import JSON
 from rich.padding import Padding
@@ -19,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nexusd.cli.texts import age, count, duration, excerpt, highlights, safe, size, words
+from nexusd.model.entities import Entity
 from nexusd.model.episodes import Episode
-from nexusd.model.memory import EngineScore, MemoryContext, MemoryHit, MemoryHits
+from nexusd.model.memory import Collection, EngineScore, MemoryContext, MemoryHit, MemoryHits, MemoryRecord
+from nexusd.model.summaries import Summary
 
 _USER_CHARACTERS = 240
 _AI_CHARACTERS = 420  # about five lines of an 80-column terminal: enough to see whether this is the one
@@ -30,6 +30,10 @@ _STATE_STYLES = {
     "idle": "dim", "pending": "yellow", "starting": "yellow", "stopping": "yellow", "degraded": "yellow",
     "half_open": "yellow", "open": "red", "unavailable": "red", "dead": "red",
 }  # fmt: skip
+_NOUNS: dict[Collection, str] = {
+    "episodes": "episode", "entities": "entity", "summaries": "summary", "messages": "message",
+}  # fmt: skip
+_REASONS = {"recent": "recent turn", "summary": "so far", "hit": "found", "entity": "touched"}
 _HELP_FOR_DEGRADED = {
     "index": "the vector index does not answer: found by words only",
     "embedder": "the embedding model does not answer: found by words only",
@@ -58,10 +62,13 @@ def hits(found: MemoryHits, query: str, now_ms: int) -> RenderableType:
         if place > 1:
             parts.append(Text(""))
         head = _hit_head(place, hit, best, now_ms)
-        user = Text(excerpt(hit.record.user_message, pattern, _USER_CHARACTERS), style="bold")
-        answer = Text(excerpt(hit.record.ai_response, pattern, _AI_CHARACTERS))
+        title, body = _title_and_body(hit.record)
+        shown = (
+            Text(excerpt(title, pattern, _USER_CHARACTERS), style="bold"),
+            Text(excerpt(body, pattern, _AI_CHARACTERS)),
+        )
         lines: list[RenderableType] = [head]
-        for text in (user, answer):
+        for text in shown:
             if text.plain:
                 if pattern is not None:
                     text.highlight_regex(pattern, "black on yellow")
@@ -78,6 +85,7 @@ def hits(found: MemoryHits, query: str, now_ms: int) -> RenderableType:
     if not found.items:
         parts.append(Text("Nothing found.", style="dim"))
     parts.extend(_degraded(found.degraded))
+    parts.extend(_cut_off(found.truncated))
     if found.explain is not None:
         why = found.explain
         parts.append(Text(""))
@@ -112,10 +120,11 @@ def context(package: MemoryContext, now_ms: int) -> RenderableType:
     table.add_column("tokens", justify="right")
     table.add_column("score", justify="right")
     table.add_column("when", no_wrap=True)
+    mixed = any(item.collection != "episodes" for item in (*package.items, *package.left_out))
     for item, style in [*((i, "") for i in package.items), *((i, "dim") for i in package.left_out)]:
-        reason = {"recent": "recent turn", "hit": "found"}.get(item.reason, item.reason)
+        reason = _REASONS.get(item.reason, item.reason)
         table.add_row(
-            f"#{item.id}",
+            f"{_NOUNS[item.collection]} #{item.id}" if mixed else f"#{item.id}",
             Text(reason if not style else f"{reason}, no room", style=style),
             f"{item.tokens:,}",
             "" if item.score is None else f"{item.score:.2f}",
@@ -125,6 +134,7 @@ def context(package: MemoryContext, now_ms: int) -> RenderableType:
     if table.row_count:
         parts.append(table)
     parts.extend(_degraded(package.degraded))
+    parts.extend(_cut_off(package.truncated))
     return Group(*parts)
 
 
@@ -264,12 +274,26 @@ def _hit_head(place: int, hit: MemoryHit, best: float, now_ms: int) -> Text:
         ("━" * filled, "green"), ("─" * (_BAR_WIDTH - filled), "bright_black"),
         (f" {hit.score:.2f}", "green"),
         (f"  {age(hit.record.created_at, now_ms)}", "dim"),
-        ("  episode ", "dim"), (f"#{hit.id}", "cyan"),
-        ("  session ", "dim"), (f"#{hit.record.session_id}", "cyan"),
+        (f"  {_NOUNS[hit.collection]} ", "dim"), (f"#{hit.id}", "cyan"),
     )  # fmt: skip
+    if isinstance(hit.record, Episode | Summary):
+        head.append("  session ", style="dim").append(f"#{hit.record.session_id}", style="cyan")
+    elif not isinstance(hit.record, Entity):
+        head.append("  conversation ", style="dim").append(f"#{hit.record.conversation_id}", style="cyan")
     if hit.record.vector != "indexed":
         head.append("  vector ", style="dim").append_text(_state(hit.record.vector))
     return head
+
+
+def _title_and_body(record: MemoryRecord) -> tuple[str, str]:
+    """What stands out of a hit, and what follows in plain; either may be empty."""
+    if isinstance(record, Episode):
+        return record.user_message, record.ai_response
+    if isinstance(record, Entity):
+        return f"{record.name} ({record.type})", record.notes or ""
+    if isinstance(record, Summary):
+        return "", record.content
+    return record.role, record.content
 
 
 def _engine(name: str, score: EngineScore | None) -> Text:
@@ -284,6 +308,10 @@ def _degraded(parts: list[Any]) -> list[RenderableType]:
     return [Text(f"! {_HELP_FOR_DEGRADED.get(part, part)}", style="yellow") for part in parts]
 
 
+def _cut_off(truncated: bool) -> list[RenderableType]:
+    return [Text("! further hits were left out: the texts are too long", style="yellow")] if truncated else []
+
+
 def _state(state: str) -> Text:
     return Text(safe(str(state)), style=_STATE_STYLES.get(state, ""))
 
@@ -294,58 +322,3 @@ def _joined(parts: Any) -> Text:
 
 def _ms(microseconds: int) -> str:
     return f"{microseconds / 1000:.1f} ms"
-
-
-def help_page(answer: Mapping[str, Any]) -> RenderableType:
-    """The methods by resource, or all about one of them."""
-    if "methods" in answer:
-        return _method_list(answer["methods"])
-    if "params" in answer:
-        return _method_page(answer)
-    return document(msgspec.json.encode(answer))
-
-
-def _method_list(methods: list[Mapping[str, Any]]) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, style="cyan")
-    table.add_column()
-    resource = None
-    for method in methods:
-        name = safe(str(method.get("name")))
-        if resource is not None and name.partition(".")[0] != resource:
-            table.add_row("", "")
-        resource = name.partition(".")[0]
-        table.add_row(name, Text(safe(str(method.get("summary", "")))))
-    return Group(table, Text("\nnexusctl help METHOD explains one.", style="dim"))
-
-
-def _method_page(method: Mapping[str, Any]) -> RenderableType:
-    parts: list[RenderableType] = [
-        Text(safe(str(method.get("name"))), style="bold cyan"),
-        Text(safe(str(method.get("summary", "")))),
-    ]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for param in method["params"]:
-        name = Text(safe(str(param.get("name"))), style="bold" if param.get("required") else "")
-        kind = Text(safe(str(param.get("type", ""))), style="green")
-        if param.get("required"):
-            kind.append("  required", style="yellow")
-        elif param.get("default") is not None and not isinstance(param["default"], dict):
-            kind.append(f"  default {msgspec.json.encode(param['default']).decode()}", style="dim")
-        if param.get("description"):
-            kind.append(f"\n{safe(str(param['description']))}", style="default")
-        table.add_row(name, kind)
-    if method["params"]:
-        parts += [Text("\nParameters", style="bold"), Padding(table, (0, 0, 0, 2))]
-    if method.get("result"):
-        parts += [Text("\nAnswers", style="bold"), Padding(Text(safe(str(method["result"]))), (0, 0, 0, 2))]
-    if method.get("errors"):
-        kinds = ", ".join(safe(str(error.get("kind"))) for error in method["errors"])
-        parts += [Text("\nErrors", style="bold"), Padding(Text(kinds), (0, 0, 0, 2))]
-    if method.get("example") is not None:
-        example = msgspec.json.encode(method["example"]).decode()
-        line = f"echo {shlex.quote(example)} | nexusctl call {method.get('name')}"
-        parts += [Text("\nExample", style="bold"), Padding(Text(safe(line)), (0, 0, 0, 2))]
-    return Group(*parts)

@@ -18,6 +18,7 @@ from nexusd.client.errors import (
 )
 from nexusd.client.exchange import Retry
 from nexusd.client.sync_client import Client
+from nexusd.client.sync_events import Events
 from nexusd.errors import (
     Busy,
     Conflict,
@@ -27,6 +28,7 @@ from nexusd.errors import (
     NotFound,
     RpcError,
 )
+from nexusd.model.events import Event
 
 if TYPE_CHECKING:
     from nexusd.client.async_client import AsyncClient
@@ -41,6 +43,8 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "Event",
+    "Events",
     "IdempotencyMismatch",
     "InvalidParams",
     "MethodNotFound",

@@ -1,6 +1,6 @@
 """The client for asyncio programs: many calls at once over one connection.
 
-Owns the connection and who awaits which reply. Every decision (keys, tries, backoff) is `exchange`'s,
+Owns when there is a connection and which. Every decision (keys, tries, backoff) is `exchange`'s,
 every byte's meaning `core`'s. One client belongs to one event loop.
 """
 
@@ -11,7 +11,8 @@ import functools
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
@@ -20,14 +21,15 @@ import msgspec
 
 from nexusd.client import calls
 from nexusd.client.address import Address, UnixAddress, parse_address
-from nexusd.client.core import Inbox, Notification, Request
-from nexusd.client.errors import ClientClosed, ConnectionFailed, ProtocolViolated
+from nexusd.client.async_events import AsyncEvents
+from nexusd.client.async_link import Link
+from nexusd.client.core import Request
+from nexusd.client.errors import ClientClosed, ConnectionFailed
 from nexusd.client.exchange import (
     DEFAULT_TIMEOUT_S,
     Caller,
     Expired,
     Learn,
-    Lost,
     OnNotification,
     Outcome,
     Pause,
@@ -36,81 +38,10 @@ from nexusd.client.exchange import (
     Steps,
     Unsent,
 )
+from nexusd.client.listening import Listening
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-class _Link(asyncio.Protocol):
-    """One connection: replies go to the futures that wait for them, a close to all of them."""
-
-    def __init__(self, peer: str, on_notification: OnNotification | None) -> None:
-        self._peer = peer
-        self._on_notification = on_notification
-        self._inbox = Inbox()
-        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
-        self._transport: asyncio.Transport | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.closed: Exception | None = None  # why, once it is
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            messages = self._inbox.feed(data)
-        except ProtocolViolated as exc:
-            self.close(exc)
-            return
-        for message in messages:
-            if isinstance(message, Notification):
-                if self._on_notification is not None:
-                    self._on_notification(message)
-            else:
-                self._resolve(message.id, message)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        complaint = self._inbox.complaint
-        why = str(exc) if exc else complaint.message if complaint else "closed by the daemon"
-        self.close(ConnectionFailed(f"the connection to {self._peer} was lost: {why}"))
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    def close(self, why: Exception) -> None:
-        """End the connection and every wait on it; a second close changes nothing."""
-        if self.closed is not None:
-            return
-        self.closed = why
-        self._writable.set()
-        if self._transport is not None:
-            self._transport.abort()
-        for request_id in list(self._waiting):
-            self._resolve(request_id, Lost(why))
-
-    async def transfer(self, step: Send) -> Outcome:
-        """Send the line and wait for its reply, however long."""
-        await self._writable.wait()
-        if self.closed is not None or self._transport is None:
-            return Unsent(self.closed or ConnectionFailed())
-        reply: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting[step.id] = reply
-        self._inbox.expect(step.id, len(step.line))
-        self._transport.write(step.line)
-        try:
-            return await reply
-        finally:  # on cancellation too: the reply of a caller who left is dropped when it comes
-            self._waiting.pop(step.id, None)
-            self._inbox.forget(step.id)
-
-    def _resolve(self, request_id: int, outcome: Outcome) -> None:
-        waiter = self._waiting.pop(request_id, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(outcome)
 
 
 def _call(build: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
@@ -157,8 +88,10 @@ class AsyncClient:
     ) -> None:
         self.address = parse_address(address) if isinstance(address, str | Path) else address
         self._on_notification = on_notification
+        self._on_lost: Callable[[], None] | None = None
+        self._streams: weakref.WeakSet[AsyncEvents] = weakref.WeakSet()
         self._caller = Caller(timeout_s=timeout_s, retry=retry, rng=rng)
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._connecting = asyncio.Lock()
         self._learning = asyncio.Lock()
         self._closed = False
@@ -184,8 +117,10 @@ class AsyncClient:
             raise ConnectionFailed(f"no connection to {self.address}: timed out") from exc
 
     async def close(self) -> None:
-        """Close the connection; calls on the way end in ClientClosed."""
+        """Close the connection; calls on the way end in ClientClosed, streams of events end."""
         self._closed = True
+        for stream in list(self._streams):
+            await stream.close()
         if self._link is not None:
             self._link.close(ClientClosed())
             await asyncio.sleep(0)  # one turn of the loop, in which the transport lets go of its socket
@@ -240,6 +175,29 @@ class AsyncClient:
         deadline = self._caller.deadline(timeout_s, request.params)
         return await self._run(self._caller.exchange(request, deadline))
 
+    def events(self, topics: Sequence[str] = (), *, since_seq: int | None = None) -> AsyncEvents:
+        """What happens in the daemon, to be iterated with `async for`, over a connection of its own.
+
+        Of these topics (resources such as "episodes", and embedder, files, index, outbox, system), or all. From the
+        first wait on, or from `async with`; with `since_seq` from after the event of this number.
+        """
+        listening = Listening(topics, since_seq, self._caller.retry, self._caller.rng)
+        stream = AsyncEvents(self._beside, listening)
+        self._streams.add(stream)
+        return stream
+
+    def _beside(self, on_notification: OnNotification, on_lost: Callable[[], None]) -> AsyncClient:
+        """Another client of the same daemon, for a stream."""
+        client = AsyncClient(self.address, on_notification=on_notification)
+        client._caller = self._caller
+        client._on_lost = on_lost
+        return client
+
+    @property
+    def link(self) -> Link | None:
+        """The connection of now, or the last one; for streams."""
+        return self._link
+
     search = _call(calls.search)
     context = _call(calls.context)
     status = _call(calls.status)
@@ -278,7 +236,7 @@ class AsyncClient:
         except TimeoutError:
             return Expired()
 
-    async def _connected(self) -> _Link:
+    async def _connected(self) -> Link:
         """The connection, made anew when there is none; one task makes it while the others wait."""
         if self._closed:
             raise ClientClosed
@@ -292,17 +250,17 @@ class AsyncClient:
         self._still_open(link)
         return link
 
-    def _still_open(self, link: _Link) -> None:
+    def _still_open(self, link: Link) -> None:
         """A client that was closed while it connected keeps no connection."""
         if self._closed:
             link.close(ClientClosed())
             raise ClientClosed
 
-    async def _opened(self) -> _Link:
+    async def _opened(self) -> Link:
         loop = asyncio.get_running_loop()
 
-        def link() -> _Link:
-            return _Link(str(self.address), self._on_notification)
+        def link() -> Link:
+            return Link(str(self.address), self._on_notification, self._on_lost)
 
         try:
             if isinstance(self.address, UnixAddress):

@@ -16,7 +16,7 @@ from nexusd.client.core import Request
 from nexusd.client.exchange import Caller, Steps
 from nexusd.errors import Conflict, NotFound
 from nexusd.model.episodes import Episode
-from nexusd.model.memory import MemoryContext, MemoryFilter, MemoryHits, Mode
+from nexusd.model.memory import Collection, MemoryContext, MemoryFilter, MemoryHits, Mode
 from nexusd.model.outbox import WaitedOutbox
 from nexusd.model.sessions import Session
 from nexusd.model.system import SystemStatus
@@ -29,11 +29,14 @@ def search(
     *,
     mode: Mode = "hybrid",
     limit: int = 10,
+    collections: Sequence[Collection] = (),
     filter: MemoryFilter | None = None,  # noqa: A002 (the wire's name)
     explain: bool = False,
 ) -> Request[MemoryHits]:
-    """Find memories by meaning and by words (memory.search)."""
+    """Find memories by meaning and by words (memory.search); in all collections if none is named."""
     params = {"query": query, "mode": mode, "limit": limit, "explain": explain, **_filter(filter)}
+    if collections:
+        params["collections"] = list(collections)
     return Request("memory.search", params, MemoryHits, mutates=False)
 
 

@@ -116,8 +116,8 @@ class Caller:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeout_s = timeout_s
-        self._retry = retry or Retry()
-        self._rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
+        self.retry = retry or Retry()
+        self.rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
         self._now = now
         self._ids = itertools.count(1)
         self._takes_key: dict[str, bool] = {}
@@ -144,7 +144,7 @@ class Caller:
             ValueError: the parameters cannot be written as JSON.
         """
         params, repeatable = yield from self._prepared(request, deadline)
-        for attempt in range(1, self._retry.tries + 1):
+        for attempt in range(1, self.retry.tries + 1):
             request_id = next(self._ids)
             line = encode_request(request_id, request.method, params)
             outcome = yield Send(request_id, line, deadline)
@@ -152,7 +152,7 @@ class Caller:
                 return decode_result(request, outcome.result)
             failure, again = self._judged(outcome, request.method, repeatable=repeatable)
             pause_s = self._pause_s(attempt, failure)
-            if not again or attempt == self._retry.tries or self._now() + pause_s >= deadline:
+            if not again or attempt == self.retry.tries or self._now() + pause_s >= deadline:
                 raise failure
             yield Pause(pause_s)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -203,6 +203,6 @@ class Caller:
     def _pause_s(self, attempt: int, failure: Exception) -> float:
         if isinstance(failure, RpcError) and failure.retry_after_ms is not None:
             # A little later than told, or all who were told come back at the same moment.
-            return failure.retry_after_ms / 1000 * self._rng.uniform(1.0, 1.25)
-        longest = min(self._retry.longest_s, self._retry.first_s * 2 ** (attempt - 1))
-        return self._rng.uniform(0.0, longest)
+            return failure.retry_after_ms / 1000 * self.rng.uniform(1.0, 1.25)
+        longest = min(self.retry.longest_s, self.retry.first_s * 2 ** (attempt - 1))
+        return self.rng.uniform(0.0, longest)

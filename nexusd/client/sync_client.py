@@ -1,17 +1,17 @@
 """The client for programs without an event loop: a blocking socket, one request at a time.
 
-Owns the socket and its lock. Every decision (keys, tries, backoff) is `exchange`'s, every byte's meaning
-`core`'s.
+Owns when there is a connection, and its lock. Every decision (keys, tries, backoff) is `exchange`'s, every byte's
+meaning `core`'s.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-import socket
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
@@ -19,8 +19,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 import msgspec
 
 from nexusd.client import calls
-from nexusd.client.address import Address, UnixAddress, parse_address
-from nexusd.client.core import Inbox, Reply, Request
+from nexusd.client.address import Address, parse_address
+from nexusd.client.core import Request
 from nexusd.client.errors import ClientClosed, ConnectionFailed, ProtocolViolated
 from nexusd.client.exchange import (
     DEFAULT_TIMEOUT_S,
@@ -36,100 +36,12 @@ from nexusd.client.exchange import (
     Steps,
     Unsent,
 )
+from nexusd.client.listening import Listening
+from nexusd.client.sync_events import Events
+from nexusd.client.sync_link import Link, is_ours
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-_READ_BYTES = 256 * 1024
-
-
-def _left(deadline: float) -> float:
-    """Seconds until the deadline.
-
-    Raises:
-        TimeoutError: there are none.
-    """
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-def _is_ours(exc: OSError) -> bool:
-    """Whether a timeout of this side's, and not one of the network's, which has a number."""
-    return isinstance(exc, TimeoutError) and exc.errno is None
-
-
-class _Link:
-    """One connection, used by one request at a time."""
-
-    def __init__(self, address: Address, deadline: float) -> None:
-        """Connect.
-
-        Raises:
-            OSError: nobody listens there; a TimeoutError when the deadline passed first.
-        """
-        self._inbox = Inbox()
-        if isinstance(address, UnixAddress):
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                self._socket.settimeout(_left(deadline))
-                self._socket.connect(address.path)
-            except OSError:
-                self._socket.close()
-                raise
-        else:
-            self._socket = socket.create_connection((address.host, address.port), _left(deadline))
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A peer that was switched off says nothing; without probes its calls would all wait out.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    def send(self, step: Send) -> None:
-        """Send the line; after any exception part of it may be on the way and the link is of no more use."""
-        self._socket.settimeout(_left(step.deadline))
-        self._socket.sendall(step.line)
-
-    def receive(self, step: Send, on_notification: OnNotification | None) -> Outcome:
-        """Read until the reply is there, or the deadline: then the late reply will be dropped.
-
-        Raises:
-            OSError: the connection is lost.
-            ProtocolViolated: it is of no more use.
-        """
-        self._inbox.expect(step.id, len(step.line))
-        try:
-            while True:
-                reply = None
-                for message in self._inbox.feed(self._read(step.deadline)):
-                    if isinstance(message, Reply):
-                        reply = message  # the only one that is expected
-                    elif on_notification is not None:
-                        on_notification(message)
-                if reply is not None:
-                    return reply
-        except TimeoutError as exc:
-            if not _is_ours(exc):
-                raise
-            return Expired()
-        finally:
-            self._inbox.forget(step.id)
-
-    def _read(self, deadline: float) -> bytes:
-        self._socket.settimeout(_left(deadline))
-        data = self._socket.recv(_READ_BYTES)
-        if not data:
-            complaint = self._inbox.complaint
-            raise ConnectionResetError(complaint.message if complaint else "closed by the daemon")
-        return data
-
-    def close(self) -> None:
-        """Close the socket; a thread that is reading from it wakes up."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other side was quicker
-        self._socket.close()
-
 
 def _call(build: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]:
     """A method that makes this one request."""
@@ -174,10 +86,11 @@ class Client:
         self.address = parse_address(address) if isinstance(address, str | Path) else address
         self._on_notification = on_notification
         self._caller = Caller(timeout_s=timeout_s, retry=retry, rng=rng)
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._using = threading.Lock()  # the link
         self._learning = threading.Lock()
         self._closed = threading.Event()
+        self._streams: weakref.WeakSet[Events] = weakref.WeakSet()
 
     def __enter__(self) -> Client:
         return self
@@ -200,8 +113,10 @@ class Client:
             raise ConnectionFailed(f"no connection to {self.address}: timed out") from exc
 
     def close(self) -> None:
-        """Close the connection; calls on the way in other threads end in ClientClosed."""
+        """Close the connection; calls on the way in other threads end in ClientClosed, streams of events end."""
         self._closed.set()
+        for stream in list(self._streams):
+            stream.close()
         link = self._link
         if link is not None:
             link.close()
@@ -255,6 +170,42 @@ class Client:
         """
         deadline = self._caller.deadline(timeout_s, request.params)
         return self._run(self._caller.exchange(request, deadline))
+
+    def events(self, topics: Sequence[str] = (), *, since_seq: int | None = None) -> Events:
+        """What happens in the daemon, to be iterated, over a connection of its own.
+
+        Of these topics (resources such as "episodes", and embedder, files, index, outbox, system), or all. From the
+        first wait on, or from `with`; with `since_seq` from after the event of this number.
+        """
+        listening = Listening(topics, since_seq, self._caller.retry, self._caller.rng)
+        client = Client(self.address, on_notification=listening.arrive)
+        client._caller = self._caller
+        stream = Events(client, listening)
+        self._streams.add(stream)
+        return stream
+
+    def listen(self) -> None:
+        """Wait until something comes that answers no request, and give it to `on_notification`.
+
+        Raises:
+            ConnectionFailed: there is no connection, or it is lost.
+            ProtocolViolated: it is of no more use.
+            ClientClosed: the client is closed, by another thread too.
+        """
+        with self._using:
+            link = self._link
+            if link is None:
+                raise ClientClosed if self._closed.is_set() else ConnectionFailed
+            try:
+                link.listen(self._on_notification)
+            except OSError as exc:
+                self._dropped(link)
+                if self._closed.is_set():
+                    raise ClientClosed from None
+                raise self._connection_lost(exc) from exc
+            except BaseException:
+                self._dropped(link)     # what was read of a line is gone
+                raise
 
     search = _call(calls.search)
     context = _call(calls.context)
@@ -313,22 +264,24 @@ class Client:
         return outcome
 
     def _lost(self, exc: OSError) -> Outcome:
-        if _is_ours(exc):
+        if is_ours(exc):
             return Expired()
         if self._closed.is_set():
             return Lost(ClientClosed())
-        why = exc.strerror or exc
-        return Lost(ConnectionFailed(f"the connection to {self.address} was lost: {why}"))
+        return Lost(self._connection_lost(exc))
 
-    def _connected(self, deadline: float) -> _Link:
+    def _connection_lost(self, exc: OSError) -> ConnectionFailed:
+        return ConnectionFailed(f"the connection to {self.address} was lost: {exc.strerror or exc}")
+
+    def _connected(self, deadline: float) -> Link:
         """The connection, made anew when there is none; the caller holds the lock."""
         if self._closed.is_set():
             raise ClientClosed
         if self._link is None:
             try:
-                self._link = _Link(self.address, deadline)
+                self._link = Link(self.address, deadline)
             except OSError as exc:
-                if _is_ours(exc):
+                if is_ours(exc):
                     raise
                 raise ConnectionFailed(f"no connection to {self.address}: {exc.strerror or exc}") from exc
             if self._closed.is_set():  # closed while it connected, so nobody else will
@@ -336,6 +289,6 @@ class Client:
                 raise ClientClosed
         return self._link
 
-    def _dropped(self, link: _Link) -> None:
+    def _dropped(self, link: Link) -> None:
         link.close()
         self._link = None

@@ -8,7 +8,7 @@ tokenizers stay in the child.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import structlog
@@ -35,8 +35,10 @@ MAX_RESTART_WAIT_S = 3.0
 class BuiltinEmbedder:
     """An `Embedder` over a model in a child process."""
 
-    def __init__(self, config: EmbeddingConfig, clock: Clock) -> None:
-        """Nothing is started or loaded.
+    def __init__(
+        self, config: EmbeddingConfig, clock: Clock, *, on_answering: Callable[[bool], None] | None = None
+    ) -> None:
+        """Nothing is started or loaded. `on_answering` is told when texts can be embedded, and when they cannot.
 
         Raises:
             ConfigError: no such model, or the configured dimension is not the model's.
@@ -51,10 +53,13 @@ class BuiltinEmbedder:
             "nexusd.embedding.model_process",
             [config.model, str(self._fingerprint.dimension), str(config.threads)],
             on_started=self._load,
+            on_running=lambda running: self._tell(answering=running and not self._trouble),
         )
+        self._on_answering = on_answering
+        self._told_answering: bool | None = None
         # As many calls as the child has threads: a call's time limit then measures work, not waiting.
         self._document_turns = asyncio.Semaphore(config.threads)
-        self._queries = QueryCache(config.query_cache_entries, self._compute_query)
+        self.queries = QueryCache(config.query_cache_entries, self._compute_query)
         self._trouble = ""
         self._asked = False
         self._loaded = False
@@ -73,7 +78,7 @@ class BuiltinEmbedder:
         """End the child; what is under way fails with EmbedderUnavailable."""
         self._closed = True
         await self._child.close()
-        await self._queries.close()
+        await self.queries.close()
 
     async def embed_documents(self, texts: Sequence[str]) -> list[Vector]:
         """One vector a text, in order. Background work: it yields to queries.
@@ -111,7 +116,7 @@ class BuiltinEmbedder:
         patience_s = MAX_RESTART_WAIT_S if recovering else MAX_QUERY_WAIT_S
         try:
             async with asyncio.timeout(patience_s):
-                return await self._queries.get(_sendable(text, 0))
+                return await self.queries.get(_sendable(text, 0))
         except TimeoutError:
             raise EmbedderUnavailable(
                 f"no vector within {patience_s:.0f} s: {self._state()[1] or 'the model is busy'}"
@@ -174,12 +179,19 @@ class BuiltinEmbedder:
         except ChildUnavailable as error:
             raise EmbedderUnavailable(error.message) from None
         self._trouble = ""
+        self._tell(answering=True)
         return vectors
+
+    def _tell(self, *, answering: bool) -> None:
+        if self._on_answering is not None and answering != self._told_answering:
+            self._told_answering = answering
+            self._on_answering(answering)
 
     def _fail(self, detail: str) -> EmbedderUnavailable:
         if detail != self._trouble:
             self._log.error("embedding model unavailable", detail=detail)
         self._trouble = detail
+        self._tell(answering=False)
         return EmbedderUnavailable(detail)
 
 

@@ -14,9 +14,14 @@ from nexusd.embedding.embedder import Vector
 
 
 class QueryCache:
-    """At most `entries` vectors; 0 keeps none, and still joins equal queries under way."""
+    """At most `entries` vectors; 0 keeps none, and still joins equal queries under way.
+
+    `hits` counts the queries that were answered without computing anything for them, `misses` the others.
+    """
 
     def __init__(self, entries: int, compute: Callable[[str], Awaitable[Vector]]) -> None:
+        self.hits = 0
+        self.misses = 0
         self._entries = entries
         self._compute = compute
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
@@ -29,9 +34,13 @@ class QueryCache:
         """The vector of `text`; raises what computing it raises, and remembers no failure."""
         if (vector := self._vectors.get(text)) is not None:
             self._vectors.move_to_end(text)
+            self.hits += 1
             return vector
         task = self._under_way.get(text)
-        if task is None:
+        if task is not None:
+            self.hits += 1  # the one under way answers both
+        else:
+            self.misses += 1
             task = asyncio.create_task(self._fill(text), name="embedding:query")
             self._under_way[text] = task
             task.add_done_callback(lambda done: self._finished(text, done))

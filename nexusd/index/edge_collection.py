@@ -2,7 +2,7 @@
 
 Owns a directory:
 
-    <name>/manifest.json   dimension, distance, incarnation, and which shard is the valid one
+    <name>/manifest.json   dimension, distance, incarnation, and which shard is the valid one, if there is any yet
     <name>/shard-<n>/      the valid shard; any other is a fragment of a rebuild and is swept
     <name>/journal-<n>     updates since the last flush; see `nexusd.index.journal`
     <name>/changed         points changed since the last rebuild, by which the next one is due; a hint
@@ -40,6 +40,7 @@ from nexusd.index.edge_shard import (
 from nexusd.index.journal import Journal, replay
 
 MANIFEST = "manifest.json"
+FIRST_SHARD = "shard-1"
 OPENING = "opening"
 CHANGED = "changed"
 MAX_FAILED_OPENINGS = 4  # a shard that kills its reader (SIGBUS, abort) raises nothing: count instead
@@ -48,7 +49,7 @@ KEPT_BROKEN = 2  # evidence for people; more would only fill the disk
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a collection is and where its valid shard lies."""
+    """What a collection is and where its valid shard lies; no shard: nothing was stored yet."""
 
     dimension: int
     distance: str
@@ -104,6 +105,8 @@ class EdgeCollection:
                 shutil.rmtree(directory, ignore_errors=True)
                 return cls._create(directory, dimension, distance, hnsw_from)
             manifest.check(directory.name, dimension, distance)
+            if not manifest.shard:
+                return cls._begin(directory, manifest, hnsw_from)
             _count_opening(directory)
             shard = load_shard(directory / manifest.shard)
             redo(shard, directory)
@@ -130,9 +133,15 @@ class EdgeCollection:
 
     @classmethod
     def _create(cls, directory: Path, dimension: int, distance: str, hnsw_from: int) -> EdgeCollection:
-        manifest = Manifest(dimension, distance, uuid.uuid4().hex, "shard-1")
+        return cls._begin(directory, Manifest(dimension, distance, uuid.uuid4().hex, ""), hnsw_from)
+
+    @classmethod
+    def _begin(cls, directory: Path, empty: Manifest, hnsw_from: int) -> EdgeCollection:
+        """Give the collection its first shard; its incarnation stays."""
+        manifest = msgspec.structs.replace(empty, shard=FIRST_SHARD)
         place = directory / manifest.shard
-        shard = new_shard(place, dimension, distance, hnsw_from)
+        shutil.rmtree(place, ignore_errors=True)  # of a beginning that crashed
+        shard = new_shard(place, manifest.dimension, manifest.distance, hnsw_from)
         try:
             sync_tree(place)
             write_durably(directory / MANIFEST, msgspec.json.encode(manifest))

@@ -21,6 +21,8 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from nexusd.index.filters import parsed
+
 VERSION, TERMS, NUMBERS = "version", "terms", "numbers"
 INDEXED = {
     # Only the kind of question that is asked: every index costs flush time. Mapped rather than built up in
@@ -32,8 +34,6 @@ MAX_TERMS = 1024  # a point, outermost entries first: one odd payload must not s
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # whole numbers of the engine
 _QUOTE_STANDS_AS = "\x01"  # the engine's paths cannot name a key with a quote in it
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_PATH_PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
-_PATH = re.compile(rf"(?:{_PATH_PART.pattern})(?:\.(?:{_PATH_PART.pattern}))*")
 
 Path = tuple[str, ...]
 
@@ -121,11 +121,16 @@ def edge_filter(where: dict[str, Any]) -> edge.Filter:
 
 def needs_scan(where: dict[str, Any]) -> bool:
     """Whether the filter asks for a range that no index covers: only a scan answers that in full."""
-    ranges = [each for kind in ("must", "should", "must_not") for each in where[kind] if "gt" in each]
-    return any(_range_key(parsed(each["key"])) not in INDEXED for each in ranges)
+    conditions = [each for kind in ("must", "should", "must_not") for each in where[kind]]
+    return any(
+        needs_scan(each) if "must" in each else "gt" in each and _range_key(parsed(each["key"])) not in INDEXED
+        for each in conditions
+    )
 
 
 def _condition(fields: dict[str, Any]) -> Any:
+    if "must" in fields:
+        return edge_filter(fields)
     if "ids" in fields:
         return edge.HasIdCondition({id_ for id_ in fields["ids"] if id_ >= 0})
     path = parsed(fields["key"])
@@ -151,19 +156,6 @@ def _range(key: str, bounds: dict[str, float | None]) -> Any:
     ):
         return edge.HasIdCondition(set())  # nothing lies in it
     return edge.FieldCondition(key=key, range=edge.RangeFloat(gt=gt, gte=gte, lt=lt, lte=lte))
-
-
-def parsed(key: str) -> Path:
-    """The keys in a path as `nexusd.index.filters.path` writes it.
-
-    Raises:
-        ValueError: it is no such path.
-    """
-    if not _PATH.fullmatch(key):
-        raise ValueError(f"not a path into a payload: {key!r}")
-    return tuple(
-        part[2] if part[2] is not None else part[1].replace('""', '"') for part in _PATH_PART.finditer(key)
-    )
 
 
 def _range_key(path: Path) -> str:

@@ -45,9 +45,12 @@ class EmbeddedIndex:
         clock: Clock,
         *,
         on_up: Callable[[], None] | None = None,
+        on_running: Callable[[bool], None] | None = None,
         child_module: str = SHARD_PROCESS,
     ) -> None:
-        """`on_up` is called whenever the child has come up, with whatever it still holds."""
+        """`on_up` is called whenever the child has come up, with whatever it still holds; `on_running` then and
+        when it went away.
+        """
         self._on_up = on_up
         self._timeout_s = config.call_timeout_s
         self._clock = clock
@@ -62,6 +65,7 @@ class EmbeddedIndex:
             child_module,
             [str(directory), str(config.rebuild_after)],
             on_started=self._open_again,
+            on_running=on_running,
         )
 
     async def start(self) -> None:

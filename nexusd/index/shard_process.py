@@ -26,6 +26,7 @@ from nexusd.index.edge_collection import (
     remove_collection,
 )
 from nexusd.index.edge_shard import ShardUnusableError
+from nexusd.index.empty_collection import EmptyCollection
 from nexusd.index.rebuild import Reached
 from nexusd.index.rebuild_schedule import RebuildSchedule
 from nexusd.index.request import RefusedError, Request
@@ -48,6 +49,7 @@ class ShardServer:
         self._channel = channel
         self._directory = directory
         self._collections: dict[str, EdgeCollection] = {}
+        self._empty: dict[str, EmptyCollection] = {}
         self._hnsw_from = max(1, rebuild_after // 2)
         self._background = Background()
         self._updates = Updates(channel, self._background)
@@ -163,8 +165,13 @@ class ShardServer:
         try:
             if request.op in CHANGES:
                 self._channel.reply(request.id, CHANGES[request.op](self, request.payload))
+            elif request.op == "delete" and request.payload["collection"] in self._empty:
+                self._channel.reply(request.id, None)
             else:
-                self._updates.begin(request, self._collection(request.payload["collection"]))
+                first = request.payload["collection"] in self._empty
+                self._updates.begin(request, self._filled(request.payload["collection"]))
+                if first:  # searches that came while the shard was made are not told that nothing is there
+                    self._updates.apply_slice()
         except RefusedError as refused:
             self._channel.fail(request.id, refused.kind, str(refused))
 
@@ -172,23 +179,52 @@ class ShardServer:
 
     def _ensure(self, asked: dict[str, Any]) -> dict[str, Any]:
         name, dimension, distance = asked["name"], asked["dimension"], asked["distance"]
-        collection = self._collections.get(name)
         try:
-            if collection is None:
-                collection = self._collections[name] = EdgeCollection.open(
-                    self._directory / name,
-                    dimension=dimension,
-                    distance=distance,
-                    hnsw_from=self._hnsw_from,
-                )
-            collection.manifest.check(name, dimension, distance)
+            if name not in self._collections and name not in self._empty:
+                self._open(name, dimension, distance)
+            manifest = self._collection(name).manifest
+            manifest.check(name, dimension, distance)
         except SpecMismatchError as error:
             raise RefusedError("dimension_mismatch", str(error)) from error
         except ShardUnusableError as error:
             raise RefusedError("failed", str(error)) from error
-        return {"incarnation": collection.manifest.incarnation}
+        return {"incarnation": manifest.incarnation}
+
+    def _open(self, name: str, dimension: int, distance: str) -> None:
+        """Open the collection, which nothing may be in yet.
+
+        Raises:
+            SpecMismatchError, ShardUnusableError: as EdgeCollection.open says.
+        """
+        directory = self._directory / name
+        empty = EmptyCollection.open(directory, dimension=dimension, distance=distance)
+        if empty is not None:
+            self._empty[name] = empty
+        else:
+            self._collections[name] = EdgeCollection.open(
+                directory, dimension=dimension, distance=distance, hnsw_from=self._hnsw_from
+            )
+
+    def _filled(self, name: str) -> EdgeCollection:
+        """The collection, with a shard to put points into."""
+        empty = self._empty.get(name)
+        if empty is not None:
+            manifest = empty.manifest
+            try:
+                self._collections[name] = EdgeCollection.open(
+                    empty.directory, dimension=manifest.dimension, distance=manifest.distance,
+                    hnsw_from=self._hnsw_from,
+                )
+            except ShardUnusableError as error:
+                raise RefusedError("failed", str(error)) from error
+            del self._empty[name]
+        collection = self._collections.get(name)
+        if collection is None:
+            raise RefusedError("no_collection", f"there is no collection {name}")
+        return collection
 
     def _drop(self, asked: dict[str, Any]) -> None:
+        self._empty.pop(asked["collection"], None)
         collection = self._collections.pop(asked["collection"], None)
         if collection is not None:
             self._rebuilds.abandon(collection)
@@ -199,8 +235,8 @@ class ShardServer:
         except OSError as error:
             raise RefusedError("failed", f"cannot remove {asked['collection']}: {error}") from error
 
-    def _collection(self, name: str) -> EdgeCollection:
-        collection = self._collections.get(name)
+    def _collection(self, name: str) -> EdgeCollection | EmptyCollection:
+        collection = self._collections.get(name) or self._empty.get(name)
         if collection is None:
             raise RefusedError("no_collection", f"there is no collection {name}")
         return collection

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from nexusd.model.bulk import Items
 from nexusd.model.fields import (
     UNSET,
     Id,
@@ -24,7 +25,7 @@ from nexusd.model.fields import (
 MAX_TEXT = 4 * 1024 * 1024  # characters; two of them still fit the longest message
 UserMessage = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, description="What the user said; not empty.")]
 AiResponse = Annotated[str, Meta(max_length=MAX_TEXT, description="What the system answered; may be empty.")]
-TokenCount = Annotated[int, Meta(ge=0, le=2**31)]
+TokenCount = Annotated[int, Meta(ge=0, le=2**31, description="Tokens of the exchange.")]
 
 
 class Episode(Record, frozen=True, kw_only=True):
@@ -70,26 +71,7 @@ class CreateEpisode(Wait, frozen=True, kw_only=True):
 class CreateEpisodes(Wait, frozen=True, kw_only=True):
     """Parameters of episodes.createMany."""
 
-    items: Annotated[
-        list[dict[str, Any]],
-        Meta(
-            min_length=1,
-            max_length=500,
-            description="Exchanges as episodes.create takes them; each gets its row or its own error.",
-        ),
-    ]
-
-
-class ItemError(Struct, frozen=True):
-    """Why one item of a createMany was not taken; same shape as a reply's error."""
-
-    error: dict[str, Any]
-
-
-class CreatedEpisodes(Struct, frozen=True):
-    """What episodes.createMany answers, in the order of the request."""
-
-    items: list[Episode | ItemError]
+    items: Items
 
 
 class GetEpisode(Params, frozen=True, kw_only=True):

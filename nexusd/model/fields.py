@@ -21,7 +21,8 @@ TimeMs = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="Millisecond
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many items at most.")]
 Offset = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="Items to pass over; not with cursor.")]
-Cursor = Annotated[str, Meta(max_length=512, description="nextCursor of the page before; not with offset.")]
+# long enough for the longest name, by which a list may be sorted
+Cursor = Annotated[str, Meta(max_length=4096, description="nextCursor of the page before; not with offset.")]
 Metadata = dict[str, Any]
 VectorState = Literal["indexed", "pending", "dead", "none"]
 IndexedCollection = Literal["episodes", "entities", "summaries", "messages", "vectors"]

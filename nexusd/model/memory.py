@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from nexusd.model.entities import Entity
 from nexusd.model.episodes import Episode
 from nexusd.model.fields import Id, Params, TimeMs
+from nexusd.model.messages import Message
+from nexusd.model.summaries import Summary
 
-Collection = Literal["episodes"]
+Collection = Literal["episodes", "entities", "summaries", "messages"]
+COLLECTIONS: tuple[Collection, ...] = ("episodes", "entities", "summaries", "messages")
 Mode = Literal["hybrid", "keyword", "semantic"]
 Part = Literal["index", "embedder"]
 Query = Annotated[str, Meta(min_length=1, max_length=8192, description="What to look for, in plain words.")]
@@ -19,13 +23,25 @@ Query = Annotated[str, Meta(min_length=1, max_length=8192, description="What to 
 class MemoryFilter(Params, frozen=True, kw_only=True):
     """What a hit must be; holds in both engines before the best are chosen, and again on the rows."""
 
-    session_id: Annotated[Id | None, Meta(description="Only in this session.")] = None
-    project_id: Annotated[Id | None, Meta(description="Only in sessions of this project.")] = None
+    session_id: Annotated[
+        Id | None,
+        Meta(description="Only in this session: episodes and summaries. Entities and messages are in none."),
+    ] = None
+    project_id: Annotated[
+        Id | None,
+        Meta(description="Only in sessions of this project, likewise."),
+    ] = None
     since: Annotated[TimeMs | None, Meta(description="Created at or after.")] = None
     until: Annotated[TimeMs | None, Meta(description="Created before.")] = None
     metadata: Annotated[
         dict[str, str | int | bool], Meta(description="Top-level metadata entries that must be equal.")
     ] = msgspec.field(default_factory=dict)
+
+
+class MessageFilter(MemoryFilter, frozen=True, kw_only=True):
+    """What a message must be; a conversation is asked for by messages.search alone."""
+
+    conversation_id: Id | None = None
 
 
 class SearchMemory(Params, frozen=True, kw_only=True):
@@ -34,8 +50,9 @@ class SearchMemory(Params, frozen=True, kw_only=True):
     query: Query
     mode: Annotated[Mode, Meta(description="Which engines look: both, words only, meaning only.")] = "hybrid"
     collections: Annotated[
-        list[Collection], Meta(min_length=1, description="Where to look; everywhere if not given.")
-    ] = msgspec.field(default_factory=lambda: ["episodes"])
+        list[Collection],
+        Meta(min_length=1, max_length=len(COLLECTIONS), description="Where to look; everywhere if not given."),
+    ] = msgspec.field(default_factory=lambda: list(COLLECTIONS))
     limit: Annotated[int, Meta(ge=1, le=100, description="How many hits at most.")] = 10
     filter: Annotated[MemoryFilter, Meta(description="What a hit must be.")] = MemoryFilter()
     explain: Annotated[bool, Meta(description="Show each engine's rank and score for every hit.")] = False
@@ -64,14 +81,46 @@ class HitExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
     neighbours: float
 
 
-class MemoryHit(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """One memory found. `score` orders hits of one answer; it is not comparable between answers."""
-
-    collection: Collection
+class _Hit(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="collection"):
     id: Id
     score: float
+
+
+class EpisodeHit(_Hit, frozen=True, kw_only=True, tag="episodes"):
+    """An exchange found. `score` orders hits of one answer; it is not comparable between answers."""
+
+    collection: ClassVar[Collection] = "episodes"
     record: Episode
     explain: HitExplanation | None = None
+
+
+class EntityHit(_Hit, frozen=True, kw_only=True, tag="entities"):
+    """An entity found."""
+
+    collection: ClassVar[Collection] = "entities"
+    record: Entity
+    explain: HitExplanation | None = None
+
+
+class SummaryHit(_Hit, frozen=True, kw_only=True, tag="summaries"):
+    """A summary found."""
+
+    collection: ClassVar[Collection] = "summaries"
+    record: Summary
+    explain: HitExplanation | None = None
+
+
+class MessageHit(_Hit, frozen=True, kw_only=True, tag="messages"):
+    """A message found."""
+
+    collection: ClassVar[Collection] = "messages"
+    record: Message
+    explain: HitExplanation | None = None
+
+
+# One memory found. A hit is told by its `collection`, which says what `record` is: that which X.get answers.
+MemoryHit = EpisodeHit | EntityHit | SummaryHit | MessageHit
+MemoryRecord = Episode | Entity | Summary | Message
 
 
 class SearchExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -109,25 +158,35 @@ class BuildContext(Params, frozen=True, kw_only=True):
     query: Query
     token_budget: Annotated[int, Meta(ge=16, le=1_000_000, description="Tokens the text may take.")] = 2000
     session_id: Annotated[
-        Id | None, Meta(description="The running session; its latest turns are part of the package.")
+        Id | None,
+        Meta(description="The running session; its latest turns and summaries of what came before are in the package."),
     ] = None
     recent_turns: Annotated[int, Meta(ge=0, le=50, description="How many of its latest turns.")] = 4
-    filter: Annotated[MemoryFilter, Meta(description="What a remembered hit must be.")] = MemoryFilter()
+    filter: Annotated[
+        MemoryFilter, Meta(description="What a remembered hit must be; the session's own turns need not.")
+    ] = MemoryFilter()
 
 
 class ContextItem(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One piece of a context package and what it costs."""
+    """One piece of a context package and what it costs. The relationships of an entity are part of its piece.
+
+    `reason`: a turn of the running session, a summary of what came before them, a hit of the search (which has
+    its score), or an entity that the hits touch.
+    """
 
     collection: Collection
     id: Id
-    reason: Literal["recent", "hit"]
+    reason: Literal["recent", "summary", "hit", "entity"]
     tokens: int
     score: float | None
     created_at: TimeMs
 
 
-class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel"):
-    """What memory.context answers: a text for a prompt, what it is made of, and what had no room."""
+class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What memory.context answers: a text for a prompt, what it is made of, and what had no room.
+
+    `truncated` is there, and true, when the search that it is made from was cut off, as in memory.search.
+    """
 
     text: str
     tokens: int
@@ -135,4 +194,28 @@ class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel"):
     items: list[ContextItem]
     left_out: list[ContextItem]
     degraded: list[Part]
+    truncated: bool = False
 
+
+class SearchMessages(Params, frozen=True, kw_only=True):
+    """Parameters of messages.search."""
+
+    query: Query
+    mode: Annotated[Mode, Meta(description="Which engines look: both, words only, meaning only.")] = "hybrid"
+    conversation_id: Annotated[Id | None, Meta(description="Only in this conversation.")] = None
+    limit: Annotated[int, Meta(ge=1, le=100, description="How many hits at most.")] = 10
+
+
+class FoundMessage(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A message found; `score` orders those of one answer."""
+
+    message: Message
+    score: float
+
+
+class FoundMessages(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What messages.search answers, best first; `degraded` and `truncated` as in memory.search."""
+
+    items: list[FoundMessage]
+    degraded: list[Part]
+    truncated: bool = False

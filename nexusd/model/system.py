@@ -6,15 +6,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from nexusd.model.cache import CacheStats
 from nexusd.model.fields import Params, Record
 from nexusd.model.outbox import OutboxStatus
 
 
 class Health(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Whether the daemon does its job; `reasons` says what is missing."""
+    """Whether the daemon does its job; `reasons` says what is missing, `writes` whether the store takes them."""
 
     status: Literal["ok", "degraded", "starting", "stopping"]
     reasons: list[str]
+    writes: bool = True
 
 
 class DatabaseStatus(Record, frozen=True, kw_only=True):
@@ -73,6 +75,13 @@ class ServerStatus(Record, frozen=True, kw_only=True):
     methods: dict[str, MethodCount]
 
 
+class FilesStatus(Record, frozen=True, kw_only=True):
+    """Presets, tools and mcp-servers.json: the files that cannot be taken, each with what is wrong with it."""
+
+    directory: str
+    broken: dict[str, str]
+
+
 class TaskStatus(Record, frozen=True, kw_only=True):
     """One supervised task."""
 
@@ -101,6 +110,8 @@ class SystemStatus(Record, frozen=True, kw_only=True):
     index: IndexStatus
     embedder: EmbedderStatus
     server: ServerStatus
+    files: FilesStatus
+    cache: CacheStats
     tasks: list[TaskStatus]
     processes: list[ProcessStatus]
 

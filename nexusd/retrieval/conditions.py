@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nexusd.index.filters import Condition, Filter, Match, Range, path
-from nexusd.model.memory import MemoryFilter
+from nexusd.model.memory import MemoryFilter, MessageFilter
 
 
 def index_filter(where: MemoryFilter) -> Filter | None:
@@ -13,6 +13,8 @@ def index_filter(where: MemoryFilter) -> Filter | None:
         must.append(Match("sessionId", (where.session_id,)))
     if where.project_id is not None:
         must.append(Match("projectId", (where.project_id,)))
+    if isinstance(where, MessageFilter) and where.conversation_id is not None:
+        must.append(Match("conversationId", (where.conversation_id,)))
     if where.since is not None or where.until is not None:
         must.append(Range("createdAt", gte=where.since, lt=where.until))
     must += (Match(path("metadata", key), (value,)) for key, value in where.metadata.items())

@@ -1,89 +1,93 @@
 """memory.context: what is worth knowing for a prompt, as one text within a budget of tokens.
 
-Owns the choice of exchanges, their order and their wording. Deterministic, without a language model: the same
-store and parameters give the same text. Knows neither engine.
+Owns the choice of memories: which are asked for, in which order they find room, and which share of the budget each
+kind may take. Deterministic, without a language model: the same store and parameters give the same text. Knows
+neither engine, and no wording.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from nexusd.model.episodes import Episode
-from nexusd.model.memory import BuildContext, ContextItem, MemoryContext, Part, SearchMemory
+from nexusd.model.entities import Entity
+from nexusd.model.memory import BuildContext, Collection, EntityHit, MemoryContext, MemoryHits, SearchMemory
+from nexusd.retrieval.mentions import possible_names
+from nexusd.retrieval.pieces import HEADINGS, Line, Piece, Section, Wording, section_text
 from nexusd.retrieval.search import MemorySearch
 from nexusd.retrieval.tokens import EstimatedTokens, TokenCounter
+from nexusd.store.context import entities_named, select_links, summaries_before
 from nexusd.store.database import Database
 from nexusd.store.episodes import recent_episodes
+from nexusd.store.recall import Key, stocked
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # The running session takes half of the budget at first; what the memories leave of the other half is its own
 # again.
 RECENT_SHARE = 0.5
 
+# What a section may take before the others had their turn. An entity or a summary says in a line what many exchanges
+# say at length, but the exchanges are the evidence.
+FIRST_SHARES: dict[Section, float] = {"known": 0.15, "so_far": 0.2, "summaries": 0.15}
+
 # How many hits to ask for: as many as there is room for if every exchange is a short one, and never just a
-# few.
+# few. Entities and summaries come beside them, so many at most.
 SHORT_EXCHANGE_TOKENS = 40
 MIN_HITS = 10
 MAX_HITS = 100
+BESIDES: dict[Collection, int] = {"entities": 20, "summaries": 10}
 
-REMEMBERED_HEADING = "Earlier exchanges that may matter, oldest first:\n\n"
-RECENT_HEADING = "The current conversation, oldest first:\n\n"
-
-Reason = Literal["recent", "hit"]
-
-_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")  # strftime's would follow the locale
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """An exchange as it would stand in the text, and what it costs there.
-
-    One that is longer than the whole budget can only be left out: its text is empty, its cost the least it can be.
-    """
-
-    episode: Episode
-    reason: Reason
-    score: float | None
-    text: str
-    tokens: int
-
-    def item(self) -> ContextItem:
-        """What the answer says of it."""
-        return ContextItem(
-            collection="episodes",
-            id=self.episode.id,
-            reason=self.reason,
-            tokens=self.tokens,
-            score=self.score,
-            created_at=self.episode.created_at,
-        )
+ENTITIES: tuple[Collection, ...] = ("entities",)
+MAX_SUMMARIES_SO_FAR = 10
+MAX_NAMED = 20          # entities that the texts name
+MAX_LINKS = 8           # relationships of one entity
+# A hit of at least this share of the best one's score was meant by the query; below it a name in the texts tells more.
+MEANT = 0.5
 
 
 class _Room:
-    """What is left of a budget, and the pieces that found room. A section's first piece pays its heading."""
+    """What is left of a budget, and the pieces that found room. A section's first piece pays for its heading."""
 
-    def __init__(self, budget: int, heading_tokens: dict[str, int]) -> None:
+    def __init__(self, budget: int, wording: Wording) -> None:
         self.left = budget
         self.taken: list[Piece] = []
-        self._unpaid = dict(heading_tokens)
+        self._unpaid = {section: wording.frame(section) for section in HEADINGS}
+        self._share_left = {section: int(share * budget) for section, share in FIRST_SHARES.items()}
 
-    def take(self, piece: Piece, *, keep_free: int = 0) -> bool:
-        """Take the piece in if it fits and `keep_free` tokens are left; whether it did."""
-        cost = piece.tokens + self._unpaid.get(piece.reason, 0)
-        if cost + keep_free > self.left:
+    def take(self, piece: Piece, *, keep_free: int = 0, within_share: bool = False) -> bool:
+        """Take the piece in if it fits and `keep_free` tokens are left; whether it did.
+
+        `within_share` holds its section to the share that it may take at first.
+        """
+        cost = piece.tokens + self._unpaid.get(piece.section, 0)
+        share_left = self._share_left.get(piece.section, cost)
+        if cost + keep_free > self.left or (within_share and cost > share_left):
             return False
-        self._unpaid.pop(piece.reason, None)
+        self._unpaid.pop(piece.section, None)
+        if piece.section in self._share_left:
+            self._share_left[piece.section] = share_left - cost
         self.left -= cost
         self.taken.append(piece)
         return True
 
-    def of(self, reason: str) -> list[Piece]:
-        """The taken pieces of a section, oldest first."""
-        pieces = [piece for piece in self.taken if piece.reason == reason]
-        return sorted(pieces, key=lambda piece: (piece.episode.created_at, piece.episode.id))
+    def of(self, section: Section) -> list[Piece]:
+        """The taken pieces of a section: entities as they were taken, all else oldest first."""
+        pieces = [piece for piece in self.taken if piece.section == section]
+        if section == "known":
+            return pieces
+        return sorted(pieces, key=lambda piece: (piece.created_at, piece.id, piece.collection))
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An entity that may get in, and its relationships."""
+
+    piece: Piece
+    lines: Sequence[Line]
 
 
 class ContextBuilder:
@@ -95,7 +99,7 @@ class ContextBuilder:
         self._tokens = tokens if tokens is not None else EstimatedTokens()
 
     async def build(self, params: BuildContext) -> MemoryContext:
-        """The running session's latest exchanges and the memories that the query finds, within the budget.
+        """The running session, the memories that the query finds, and the entities that they touch, within the budget.
 
         Exchanges are whole or left out. Which of the memories get in is decided by their score, best first;
         in the text they stand in the order of time, since a reader settles "yesterday" and "not any more" by
@@ -104,94 +108,144 @@ class ContextBuilder:
         Raises:
             Busy: the store is too slow.
         """
-        recent = await self._recent_turns(params)
-        shown = {piece.episode.id for piece in recent}
-        hits, degraded = await self._memories(params, shown)
-        room = _Room(
-            params.token_budget,
-            {"recent": self._tokens.count(RECENT_HEADING), "hit": self._tokens.count(REMEMBERED_HEADING)},
-        )
+        wording = Wording(self._tokens, params.token_budget)
+        recent = await self._recent_turns(params, wording)
+        so_far = await self._so_far(params, recent, wording)
+        shown = {(piece.collection, piece.id) for piece in (*recent, *so_far)}
+        answer = await self._hits(params, len(recent))
+        hits = await self._pieces_of_hits(answer, shown, wording)
+        entity_hits = [hit for hit in answer.items if isinstance(hit, EntityHit)]
+        anything_known = bool(self._store.peek(stocked, ENTITIES))
+
+        room = _Room(params.token_budget, wording)
         # Newest first, and none before one that has no room: a conversation with a hole misleads.
         newest_first = recent[::-1]
         others_share = params.token_budget - int(params.token_budget * RECENT_SHARE)
-        placed = _take_while_room(room, newest_first, keep_free=others_share if hits else 0)
-        left_out = [piece for piece in hits if not room.take(piece)]
-        placed += _take_while_room(room, newest_first[placed:])
+        others = bool(hits or so_far or anything_known)
+        placed = _take_while_room(newest_first, lambda piece: room.take(piece, keep_free=others_share if others else 0))
+        summed_up = _take_while_room(so_far, lambda piece: room.take(piece, within_share=True))
+        known_share = int(params.token_budget * FIRST_SHARES["known"]) if anything_known else 0
+        waiting = [piece for piece in hits if not room.take(piece, keep_free=known_share, within_share=True)]
+        known = await self._known(params, entity_hits, room.taken, wording) if anything_known else []
+        described = _Described(room)
+        known = [entity for entity in known if not described.take(entity, within_share=True)]
+
+        # What one did not need is the others'.
+        left_out = [piece for piece in waiting if not room.take(piece)]
+        placed += _take_while_room(newest_first[placed:], room.take)
+        summed_up += _take_while_room(so_far[summed_up:], room.take)
         left_out += newest_first[placed:]
-        remembered, conversation = room.of("hit"), room.of("recent")
+        left_out += so_far[summed_up:]
+        left_out += [entity.piece for entity in known if not described.take(entity)]
+
+        sections = {section: room.of(section) for section in HEADINGS}
         return MemoryContext(
-            text=_section(REMEMBERED_HEADING, remembered) + _section(RECENT_HEADING, conversation),
+            text="".join(section_text(section, pieces) for section, pieces in sections.items()),
             tokens=params.token_budget - room.left,
             token_budget=params.token_budget,
-            items=[piece.item() for piece in (*remembered, *conversation)],
+            items=[piece.item() for pieces in sections.values() for piece in pieces],
             left_out=[piece.item() for piece in left_out],
-            degraded=degraded,
+            degraded=answer.degraded,
+            truncated=answer.truncated,
         )
 
-    async def _recent_turns(self, params: BuildContext) -> list[Piece]:
+    async def _recent_turns(self, params: BuildContext, wording: Wording) -> list[Piece]:
         """Oldest first."""
         if params.session_id is None or params.recent_turns == 0:
             return []
         episodes = await self._store.read(recent_episodes, params.session_id, params.recent_turns)
-        return await self._pieces([(episode, None) for episode in episodes], "recent", params.token_budget)
-
-    async def _memories(self, params: BuildContext, shown: set[int]) -> tuple[list[Piece], list[Part]]:
-        """Best first, without what is shown already; and the parts that could not help to find them."""
-        room_for = params.token_budget // SHORT_EXCHANGE_TOKENS + len(shown)
-        answer = await self._search.search(
-            SearchMemory(
-                query=params.query,
-                limit=min(max(room_for, MIN_HITS), MAX_HITS),
-                filter=params.filter,
-            )
+        return await _elsewhere(
+            episodes, lambda episode: wording.piece("episodes", episode, "recent", "recent", None)
         )
-        found: list[tuple[Episode, float | None]] = [
-            (hit.record, hit.score) for hit in answer.items if hit.id not in shown
-        ]
-        return await self._pieces(found, "hit", params.token_budget), answer.degraded
 
-    async def _pieces(self, scored: Sequence[tuple[Episode, float | None]], reason: Reason, budget: int) -> list[Piece]:
-        """On another thread: exchanges may hold megabytes, and counting them would hold up everybody."""
-        if not scored:
+    async def _so_far(self, params: BuildContext, recent: Sequence[Piece], wording: Wording) -> list[Piece]:
+        """Summaries of what the running session was about before its recent turns, newest first."""
+        if params.session_id is None:
             return []
-        return await asyncio.to_thread(
-            lambda: [self._piece(episode, reason, score, budget) for episode, score in scored]
+        before = (recent[0].created_at, recent[0].id) if recent else None
+        summaries = await self._store.read(summaries_before, params.session_id, before, MAX_SUMMARIES_SO_FAR)
+        return await _elsewhere(
+            summaries, lambda summary: wording.piece("summaries", summary, "so_far", "summary", None)
         )
 
-    def _piece(self, episode: Episode, reason: Reason, score: float | None, budget: int) -> Piece:
-        least = self._tokens.at_least(len(episode.user_message) + len(episode.ai_response))
-        if least > budget:
-            return Piece(episode, reason, score, "", least)
-        text = exchange_text(episode)
-        return Piece(episode, reason, score, text, self._tokens.count(text))
+    async def _hits(self, params: BuildContext, recent: int) -> MemoryHits:
+        room_for = params.token_budget // SHORT_EXCHANGE_TOKENS + recent
+        limit = min(max(room_for, MIN_HITS), MAX_HITS)
+        return await self._search.search(
+            SearchMemory(query=params.query, limit=limit, filter=params.filter), besides=BESIDES
+        )
+
+    async def _pieces_of_hits(self, answer: MemoryHits, shown: set[Key], wording: Wording) -> list[Piece]:
+        """Best first, without what is shown already; entities have a section of their own."""
+        found = [
+            hit for hit in answer.items if not isinstance(hit, EntityHit) and (hit.collection, hit.id) not in shown
+        ]
+        return await _elsewhere(
+            found,
+            lambda hit: wording.piece(
+                hit.collection, hit.record, "summaries" if hit.collection == "summaries" else "remembered", "hit",
+                hit.score,
+            ),
+        )
+
+    async def _known(
+        self, params: BuildContext, hits: Sequence[EntityHit], taken: Sequence[Piece], wording: Wording
+    ) -> list[_Known]:
+        """The entities that matter most first: those that the query means, those named in the texts, other hits."""
+        texts = (params.query, *(piece.text for piece in taken))
+        names = await asyncio.to_thread(possible_names, texts)
+        named = await self._store.read(entities_named, names, MAX_NAMED)
+        best = max((hit.score for hit in hits), default=0.0)
+        entities: dict[int, tuple[Entity, float | None]] = {}
+        for hit in hits:
+            if hit.score >= MEANT * best:
+                entities[hit.id] = (hit.record, hit.score)
+        scores = {hit.id: hit.score for hit in hits}
+        for entity in named:
+            entities.setdefault(entity.id, (entity, scores.get(entity.id)))
+        for hit in hits:
+            entities.setdefault(hit.id, (hit.record, hit.score))
+        links = await self._store.read(select_links, list(entities), MAX_LINKS)
+
+        def described(found: tuple[Entity, float | None]) -> _Known:
+            entity, score = found
+            piece = wording.piece("entities", entity, "known", "entity" if score is None else "hit", score)
+            return _Known(piece, [wording.line(link) for link in links[entity.id]])
+
+        return await _elsewhere(list(entities.values()), described)
 
 
-def exchange_text(episode: Episode) -> str:
-    """An exchange for people and models to read, under its date; ends in an empty line."""
-    lines = [f"[{readable_time(episode.created_at)}]", f"User: {episode.user_message}"]
-    if episode.ai_response:
-        lines.append(f"Assistant: {episode.ai_response}")
-    return "\n".join(lines) + "\n\n"
+class _Described:
+    """The entities that found room, each with those of its relationships that stand nowhere yet."""
+
+    def __init__(self, room: _Room) -> None:
+        self._room = room
+        self._told: set[int] = set()
+
+    def take(self, known: _Known, *, within_share: bool = False) -> bool:
+        """Take the entity in with its relationships, or else without; whether it found room."""
+        lines = [line for line in known.lines if line.link_id not in self._told]
+        full = replace(
+            known.piece,
+            text=known.piece.text + "".join(line.text for line in lines),
+            tokens=known.piece.tokens + sum(line.tokens for line in lines),
+        )
+        if self._room.take(full, within_share=within_share):
+            self._told.update(line.link_id for line in lines)
+            return True
+        return self._room.take(known.piece, within_share=within_share)
 
 
-def readable_time(time_ms: int) -> str:
-    """A time to the minute with its weekday, in UTC: `Mon 2023-05-08 13:56 UTC`."""
-    try:
-        time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms)
-    except OverflowError:  # past the year 9999, which a caller may have given
-        return f"{time_ms} ms after 1970-01-01 UTC"
-    return f"{_WEEKDAYS[time.weekday()]} {time:%Y-%m-%d %H:%M} UTC"
+async def _elsewhere(records: Sequence[T], make: Callable[[T], R]) -> list[R]:
+    """On another thread: memories may hold megabytes, and counting them would hold up everybody."""
+    return await asyncio.to_thread(lambda: [make(record) for record in records]) if records else []
 
 
-def _take_while_room(room: _Room, pieces: Iterable[Piece], keep_free: int = 0) -> int:
+def _take_while_room(pieces: Iterable[Piece], take: Callable[[Piece], bool]) -> int:
     """Take pieces in up to the first that has no room; how many."""
     taken = 0
     for piece in pieces:
-        if not room.take(piece, keep_free=keep_free):
+        if not take(piece):
             break
         taken += 1
     return taken
-
-
-def _section(heading: str, pieces: Sequence[Piece]) -> str:
-    return heading + "".join(piece.text for piece in pieces) if pieces else ""

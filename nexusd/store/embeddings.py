@@ -13,18 +13,29 @@ from nexusd.store.connection import Connection
 from nexusd.store.indexed import table_of
 from nexusd.store.values import in_powers_of_two, placeholders
 
+FLOAT_BYTES = 4
+
 # the vectors of rows under a model
 SELECT_VECTORS = """
 SELECT row_id, content_hash, vector FROM embeddings
 WHERE collection = ? AND model = ? AND row_id IN (SELECT value FROM json_each(?))"""
 
-# keep vectors, but only of rows that are still there: a deleted row's would stay for ever
+# keep vectors, but only of rows that are still there: a deleted row's would stay for ever. One that was kept for the
+# same text meanwhile stays: it is the same, or the caller's own.
 SAVE_VECTORS = """
 WITH new (row_id, content_hash, vector) AS (VALUES {rows})
 INSERT INTO embeddings (collection, row_id, model, dim, content_hash, vector)
 SELECT ?, row_id, ?, ?, content_hash, vector FROM new WHERE row_id IN (SELECT id FROM {table})
 ON CONFLICT (collection, row_id, model) DO UPDATE SET
-    dim = excluded.dim, content_hash = excluded.content_hash, vector = excluded.vector"""
+    dim = excluded.dim, content_hash = excluded.content_hash, vector = excluded.vector
+WHERE content_hash <> excluded.content_hash"""
+
+# keep a caller's own vector of a row, in place of any other
+REPLACE_VECTOR = """
+INSERT OR REPLACE INTO embeddings (collection, row_id, model, dim, content_hash, vector) VALUES (?, ?, ?, ?, ?, ?)"""
+
+# forget a row's vectors under every model
+FORGET_ROW = "DELETE FROM embeddings WHERE collection = ? AND row_id = ?"
 
 # forget vectors that the index refused
 FORGET_VECTORS = """
@@ -43,12 +54,27 @@ def select_vectors(
 def save_vectors(
     db: Connection, collection: str, model: str, dim: int, vectors: Sequence[tuple[int, bytes, bytes]]
 ) -> None:
-    """Keep (row id, content hash, vector) under the model; rows that are gone meanwhile are passed over."""
+    """Keep (row id, content hash, vector) under the model.
+
+    Passed over are rows that are gone meanwhile, and those that have a vector of the same text.
+    """
     table = table_of(collection)
     for run in in_powers_of_two(vectors):
         values = [part for vector in run for part in vector]
         sql = SAVE_VECTORS.format(rows=placeholders(len(run), 3), table=table)
         db.execute(sql, (*values, collection, model, dim))
+
+
+def replace_vector(
+    db: Connection, collection: str, row_id: int, model: str, content_hash: bytes, vector: bytes
+) -> None:
+    """Keep a caller's own vector of a row that is there, for its text as it is now."""
+    db.execute(REPLACE_VECTOR, (collection, row_id, model, len(vector) // FLOAT_BYTES, content_hash, vector))
+
+
+def forget_row(db: Connection, collection: str, row_id: int) -> None:
+    """Forget all vectors of a row."""
+    db.execute(FORGET_ROW, (collection, row_id))
 
 
 def forget_vectors(db: Connection, collection: str, row_ids: Sequence[int], model: str) -> None:

@@ -16,8 +16,9 @@ from nexusd.model.memory import MemoryFilter
 from nexusd.store.batch import Groupable
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
-from nexusd.store.episode_filter import filter_conditions
+from nexusd.store.full_text import EPISODES
 from nexusd.store.indexed import vector_column, vector_state
+from nexusd.store.memory_filter import filter_condition
 from nexusd.store.text_budget import TextBudget
 from nexusd.store.values import in_powers_of_two, placeholders
 
@@ -211,8 +212,9 @@ def select_episodes(
 ) -> dict[int, Episode]:
     """Those of the exchanges that are there and pass the filter, by id; in order, as far as the budget goes."""
     budget = budget or TextBudget()
-    conditions, values = filter_conditions(where)
-    sql = SELECT_EPISODES.format(conditions=conditions)
+    condition = filter_condition(where, EPISODES)
+    sql = SELECT_EPISODES.format(conditions=condition.sql if condition else "TRUE")
+    values = condition.values if condition else ()
     found = {}
     for row in db.execute(sql, (msgspec.json.encode(ids).decode(), *values)):
         if not budget.take(row[2], row[3], row[5]):

@@ -54,6 +54,20 @@ class NotTogetherError(Exception):
     """These calls have to be done one by one."""
 
 
+def kept_reply(db: Connection, receipt: Receipt, now_ms: int) -> msgspec.Raw | None:
+    """The reply to this call if it was done already: for who must know before the write that does it.
+
+    Raises:
+        IdempotencyMismatch: the key was used for another method or other parameters.
+    """
+    row = db.execute(SELECT_RECEIPT, (receipt.principal, receipt.key)).fetchone()
+    if row is None or row[3] <= now_ms - KEPT_MS:
+        return None
+    if row[0] != receipt.method or row[1] != receipt.parameters_hash:
+        raise IdempotencyMismatch
+    return msgspec.Raw(row[2])
+
+
 def answer_once(
     db: Connection, receipt: Receipt, now_ms: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
@@ -62,11 +76,9 @@ def answer_once(
     Raises:
         IdempotencyMismatch: the key was used for another method or other parameters.
     """
-    row = db.execute(SELECT_RECEIPT, (receipt.principal, receipt.key)).fetchone()
-    if row is not None and row[3] > now_ms - KEPT_MS:
-        if row[0] != receipt.method or row[1] != receipt.parameters_hash:
-            raise IdempotencyMismatch
-        return msgspec.Raw(row[2])
+    kept = kept_reply(db, receipt, now_ms)
+    if kept is not None:
+        return kept
     result = function(db, *args)
     _keep(db, [(receipt, now_ms, result)])
     return result

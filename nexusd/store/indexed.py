@@ -6,8 +6,13 @@ and a state of the vector that follows from `outbox` and `unindexed`. Names in S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from nexusd.errors import InvalidParams
 from nexusd.model.fields import VectorState
+from nexusd.store.connection import Connection
 
 # Table by logical collection.
 TABLES = {
@@ -17,6 +22,9 @@ TABLES = {
     "messages": "messages",
     "vectors": "vectors",
 }
+
+# the states of rows by their ids
+SELECT_STATES = "SELECT t.id, {state} FROM {table} t WHERE t.id IN (SELECT value FROM json_each(?))"
 
 _STATES: dict[str | None, VectorState] = {
     None: "indexed",
@@ -52,3 +60,13 @@ def vector_column(collection: str, alias: str) -> str:
 def vector_state(column: str | None) -> VectorState:
     """The state told to callers, from the value of `vector_column`."""
     return _STATES[column]
+
+
+def vector_states(db: Connection, collection: str, ids: Sequence[int]) -> dict[int, VectorState]:
+    """The states of the vectors of those of the rows that are there.
+
+    Raises:
+        InvalidParams: there is no such collection.
+    """
+    sql = SELECT_STATES.format(table=table_of(collection), state=vector_column(collection, "t"))
+    return {row_id: vector_state(state) for row_id, state in db.execute(sql, (msgspec.json.encode(ids).decode(),))}

@@ -28,7 +28,7 @@ seq, collection, row_id, version, op, state, attempts, not_before_ms, error_kind
 
 # Of the claimed entries in a JSON array of [seq, version, op], those that nobody touched since. A seq is one
 # row of one collection for ever; `inflight` because the same version can have been queued anew.
-_AS_CLAIMED = """
+AS_CLAIMED = """
 seq IN (
     SELECT o.seq FROM json_each(?) claimed JOIN outbox o ON o.seq = claimed.value ->> 0
     WHERE o.version = claimed.value ->> 1 AND o.op = claimed.value ->> 2 AND o.state = 'inflight')"""
@@ -45,19 +45,19 @@ WHERE seq IN (
 RETURNING {_ENTRY_COLUMNS}"""
 
 # done: the index holds it, or holds it no more
-FINISH = f"DELETE FROM outbox WHERE {_AS_CLAIMED}"
+FINISH = f"DELETE FROM outbox WHERE {AS_CLAIMED}"
 
 # give back without a mark: the index or the embedder was not there
-RELEASE = f"UPDATE outbox SET state = 'pending', not_before_ms = ? WHERE {_AS_CLAIMED}"
+RELEASE = f"UPDATE outbox SET state = 'pending', not_before_ms = ? WHERE {AS_CLAIMED}"
 
 # give back, to be tried again later
 POSTPONE = f"""
 UPDATE outbox SET state = 'pending', attempts = attempts + 1, not_before_ms = ?, error_kind = ?, error = ?
-WHERE {_AS_CLAIMED}"""
+WHERE {AS_CLAIMED}"""
 
 # give up, visibly
 BURY = f"""
-UPDATE outbox SET state = 'dead', attempts = attempts + 1, error_kind = ?, error = ? WHERE {_AS_CLAIMED}"""
+UPDATE outbox SET state = 'dead', attempts = attempts + 1, error_kind = ?, error = ? WHERE {AS_CLAIMED}"""
 
 # what a daemon that died had claimed
 RESET_INFLIGHT = "UPDATE outbox SET state = 'pending' WHERE state = 'inflight'"
@@ -74,6 +74,23 @@ SELECT min(created_ms) FROM (
     SELECT created_ms FROM (SELECT created_ms FROM outbox WHERE state = 'pending' ORDER BY seq LIMIT 1)
     UNION ALL
     SELECT created_ms FROM (SELECT created_ms FROM outbox WHERE state = 'inflight' ORDER BY seq LIMIT 1))"""
+
+# rows by collection: all of them out of the unique index alone, the rare states by their own small indexes, which
+# are named, or SQLite would take the large one and look at every row
+COUNT_COLLECTIONS = "SELECT collection, count(*) FROM outbox GROUP BY collection"
+COUNT_COLLECTIONS_IN_STATE = """
+SELECT collection, count(*) FROM outbox INDEXED BY outbox_{state} WHERE state = '{state}' GROUP BY collection"""
+
+# since when a collection's oldest living row waits
+OLDEST_OF_COLLECTION = """
+SELECT min(created_ms) FROM (
+    SELECT created_ms FROM (
+        SELECT created_ms FROM outbox INDEXED BY outbox_pending
+        WHERE state = 'pending' AND collection = ?1 ORDER BY seq LIMIT 1)
+    UNION ALL
+    SELECT created_ms FROM (
+        SELECT created_ms FROM outbox INDEXED BY outbox_inflight
+        WHERE state = 'inflight' AND collection = ?1 ORDER BY seq LIMIT 1))"""
 
 # when the first pending row is due, by the same rule
 ANY_DUE = """
@@ -102,10 +119,11 @@ RETRY_DEAD_SEQS = RETRY_DEAD + " AND seq IN (SELECT value FROM json_each(?))"
 UNFINISHED = """
 SELECT row_id, state FROM outbox WHERE collection = ? AND row_id IN (SELECT value FROM json_each(?))"""
 
-# every row of a collection, again; a queued delete stays, since its row is gone
+# every row of a collection, again, but those that are to stay out; a queued delete stays, since its row is gone
 REQUEUE = """
 INSERT INTO outbox (collection, row_id, version, op, created_ms)
-SELECT ?, id, version, 'upsert', ? FROM {table} WHERE TRUE
+SELECT ?1, id, version, 'upsert', ?2 FROM {table}
+WHERE id NOT IN (SELECT row_id FROM unindexed WHERE collection = ?1)
 ON CONFLICT (collection, row_id) DO UPDATE SET
     version = excluded.version, op = excluded.op, state = 'pending',
     attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL"""
@@ -134,12 +152,13 @@ class OutboxCounts:
     oldest_ms: int | None
 
 
-def _claimed(entries: Sequence[OutboxEntry]) -> str:
+def claimed(entries: Sequence[OutboxEntry]) -> str:
+    """What AS_CLAIMED binds."""
     return msgspec.json.encode([(entry.seq, entry.version, entry.op) for entry in entries]).decode()
 
 
 def claim_batch(
-    db: Connection, limit: int, now_ms: int, max_backoff_ms: int, collections: Sequence[str] = ("episodes",)
+    db: Connection, limit: int, now_ms: int, max_backoff_ms: int, collections: Sequence[str]
 ) -> list[OutboxEntry]:
     """Claim up to `limit` entries of the collections that are due, oldest first.
 
@@ -153,25 +172,26 @@ def claim_batch(
 
 def finish_batch(db: Connection, entries: Sequence[OutboxEntry]) -> int:
     """Remove what is done; answer how many went. The others changed meanwhile and are pending again."""
-    db.execute(FINISH, (_claimed(entries),))
+    db.execute(FINISH, (claimed(entries),))
     return db.changes()
 
 
 def release_batch(db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int = 0) -> None:
     """Give entries back, due from `not_before_ms` on; no attempt is counted, an outage is not their fault."""
-    db.execute(RELEASE, (not_before_ms, _claimed(entries)))
+    db.execute(RELEASE, (not_before_ms, claimed(entries)))
 
 
 def postpone(
     db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int, error_kind: str, error: str
 ) -> None:
     """Count a failed attempt; try again from `not_before_ms` on."""
-    db.execute(POSTPONE, (not_before_ms, error_kind, error, _claimed(entries)))
+    db.execute(POSTPONE, (not_before_ms, error_kind, error, claimed(entries)))
 
 
-def bury(db: Connection, entry: OutboxEntry, error_kind: str, error: str) -> None:
-    """Make a dead letter of the entry: it waits for people."""
-    db.execute(BURY, (error_kind, error, _claimed([entry])))
+def bury(db: Connection, entry: OutboxEntry, error_kind: str, error: str) -> bool:
+    """Make a dead letter of the entry: it waits for people. False if it changed meanwhile: then it is pending."""
+    db.execute(BURY, (error_kind, error, claimed([entry])))
+    return db.changes() > 0
 
 
 def reset_inflight(db: Connection) -> int:
@@ -190,15 +210,36 @@ def count_outbox(db: Connection) -> OutboxCounts:
     )
 
 
+def count_collections(db: Connection) -> dict[str, OutboxCounts]:
+    """The rows by collection, of those that have any. For a reader: 11 ms where 100,000 wait."""
+    totals = _counts(db, COUNT_COLLECTIONS)
+    inflight = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(state="inflight"))
+    dead = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(state="dead"))
+    return {
+        name: OutboxCounts(
+            pending=total - inflight.get(name, 0) - dead.get(name, 0),
+            inflight=inflight.get(name, 0),
+            dead=dead.get(name, 0),
+            oldest_ms=db.execute(OLDEST_OF_COLLECTION, (name,)).get if total > dead.get(name, 0) else None,
+        )
+        for name, total in totals.items()
+    }
+
+
+def _counts(db: Connection, sql: str) -> dict[str, int]:
+    rows: list[Any] = db.execute(sql).fetchall()
+    return dict(rows)
+
+
 def any_due(
-    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str] = ("episodes",)
+    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str]
 ) -> bool:
     """Whether a claim would find anything now; cheap where the oldest rows are due, as they mostly are."""
     return bool(db.execute(ANY_DUE, (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())).get)
 
 
 def next_due_ms(
-    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str] = ("episodes",)
+    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str]
 ) -> int | None:
     """When the first pending entry is due, ms since 1970 (0: long since); None if none is pending."""
     due_ms: int | None = db.execute(NEXT_DUE, (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())).get
@@ -258,6 +299,6 @@ def unfinished(db: Connection, collection: str, row_ids: Sequence[int]) -> dict[
 
 
 def requeue_collection(db: Connection, collection: str, now_ms: int) -> int:
-    """Queue every row of the collection, as after its index was found wiped; answer how many."""
+    """Queue every row that the index is to hold, as after it was found wiped; answer how many."""
     db.execute(REQUEUE.format(table=table_of(collection)), (collection, now_ms))
     return db.changes()

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from nexusd.errors import ProjectNotFound
-from nexusd.model.fields import Deletion
-from nexusd.model.projects import CreateProject, Project
+from nexusd.model.fields import UNSET, Deletion, Listing
+from nexusd.model.projects import CreateProject, ListProjects, Project, UpdateProject
 from nexusd.store.connection import Connection
+from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.paging import take_page
 
 _COLUMNS = "id, name, description, colour, icon, created_at, updated_at"
+_TEXTS = (2, 4)     # the columns that may be long
+_LISTING = "projects"
 
 # a new project
 INSERT_PROJECT = f"""
@@ -19,8 +23,23 @@ VALUES (?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}"""
 # one project
 SELECT_PROJECT = f"SELECT {_COLUMNS} FROM projects WHERE id = ?"
 
+# the newest projects before an id
+LIST_PROJECTS = f"SELECT {_COLUMNS} FROM projects WHERE id < ? ORDER BY id DESC LIMIT ? OFFSET ?"
+
+# change what may change
+UPDATE_PROJECT = f"""
+UPDATE projects SET name = ?, description = ?, colour = ?, icon = ?, updated_at = ? WHERE id = ?
+RETURNING {_COLUMNS}"""
+
+# how many points carry the project: those of its sessions' exchanges and summaries
+COUNT_PROJECT_POINTS = """
+SELECT (SELECT count(*) FROM sessions s JOIN episodes e ON e.session_id = s.id WHERE s.project_id = ?1)
+    + (SELECT count(*) FROM sessions s JOIN summaries m ON m.session_id = s.id WHERE s.project_id = ?1)"""
+
 # the project; its sessions stay, without one
 DELETE_PROJECT = "DELETE FROM projects WHERE id = ?"
+
+_LAST_ID = 2**63 - 1
 
 
 def _project(row: tuple[Any, ...]) -> Project:
@@ -53,13 +72,44 @@ def select_project(db: Connection, project_id: int) -> Project:
     return _project(row)
 
 
-def delete_project(db: Connection, project_id: int) -> Deletion:
-    """Delete a project. Its sessions stay; their exchanges' points are queued anew, without a project.
+def list_projects(db: Connection, page: ListProjects) -> Listing[Project]:
+    """A page of projects, newest first.
+
+    Raises:
+        InvalidParams: the cursor is none of this listing.
+    """
+    (before,) = decode_cursor(_LISTING, page.cursor, 1) if page.cursor is not None else (_LAST_ID,)
+    rows = db.execute(LIST_PROJECTS, (before, page.limit + 1, page.offset or 0))
+    projects, more = take_page(rows, page.limit, _project, _TEXTS)
+    return Listing(items=projects, next_cursor=encode_cursor(_LISTING, projects[-1].id) if more else None)
+
+
+def update_project(db: Connection, change: UpdateProject, now_ms: int) -> Project:
+    """Change what is given.
 
     Raises:
         ProjectNotFound: there is none of this id.
     """
+    old = select_project(db, change.id)
+    values = (
+        old.name if change.name is UNSET else change.name,
+        old.description if change.description is UNSET else change.description,
+        old.colour if change.colour is UNSET else change.colour,
+        old.icon if change.icon is UNSET else change.icon,
+    )
+    if values == (old.name, old.description, old.colour, old.icon):
+        return old
+    return _project(db.execute(UPDATE_PROJECT, (*values, now_ms, old.id)).fetchall()[0])
+
+
+def delete_project(db: Connection, project_id: int) -> Deletion:
+    """Delete a project. Its sessions stay; the points of their exchanges and summaries are queued anew, without it.
+
+    Raises:
+        ProjectNotFound: there is none of this id.
+    """
+    points: int = db.execute(COUNT_PROJECT_POINTS, (project_id,)).get
     db.execute(DELETE_PROJECT, (project_id,))
     if db.changes() == 0:
         raise ProjectNotFound
-    return Deletion(deleted={"projects": 1}, points_queued=0)
+    return Deletion(deleted={"projects": 1}, points_queued=points)

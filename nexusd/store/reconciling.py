@@ -1,7 +1,8 @@
 """Queries for comparing the rows with the index, and for queueing what differs.
 
 Owns no table: it reads the rows of a collection by id and version, and adds to the outbox. A row that
-is queued already is left as it is: the index is visibly behind there, not wrong.
+is queued already is left as it is: the index is visibly behind there, not wrong. A row that was taken out of
+the index on purpose is, for the index, no row.
 """
 
 from __future__ import annotations
@@ -12,24 +13,33 @@ from dataclasses import dataclass
 from nexusd.store.connection import Connection
 from nexusd.store.indexed import TABLES
 
-# Which rows are there, in slices.
-VERSIONS = "SELECT id, version FROM {table} WHERE id > ? ORDER BY id LIMIT ?"
-COUNT_ROWS = "SELECT count(*) FROM {table}"
+# Which rows the index should hold, in slices, and how many there are. Those in `unindexed` are to stay out.
+VERSIONS = """
+    SELECT id, version FROM {table}
+    WHERE id > ?2 AND id NOT IN (SELECT row_id FROM unindexed WHERE collection = ?1) ORDER BY id LIMIT ?3
+"""
+COUNT_ROWS = """
+    SELECT (SELECT count(*) FROM {table}) - (SELECT count(*) FROM unindexed WHERE collection = ?)
+"""
 COUNT_QUEUED = "SELECT count(*) FROM outbox WHERE collection = ?"
 
-# Rows that the index lacks or holds in another version; those deleted meanwhile are left out.
+# Rows that the index lacks or holds in another version; those deleted or taken out meanwhile are left out.
 QUEUE_UPSERTS = """
     INSERT INTO outbox (collection, row_id, version, op, created_ms)
-    SELECT ?, id, version, 'upsert', ? FROM {table} WHERE id IN (SELECT value FROM json_each(?))
+    SELECT ?1, id, version, 'upsert', ?2 FROM {table}
+    WHERE id IN (SELECT value FROM json_each(?3))
+        AND id NOT IN (SELECT row_id FROM unindexed WHERE collection = ?1)
     ON CONFLICT (collection, row_id) DO NOTHING
     RETURNING row_id
 """
 
-# Points without a row; those whose row appeared meanwhile are left out. No version: nothing is left to compare.
+# Points without a row that the index should hold; those whose row appeared meanwhile are left out. No version:
+# nothing is left to compare.
 QUEUE_DELETES = """
     INSERT INTO outbox (collection, row_id, version, op, created_ms)
-    SELECT ?, value, 0, 'delete', ? FROM json_each(?)
+    SELECT ?1, value, 0, 'delete', ?2 FROM json_each(?3)
     WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE id = value)
+        OR EXISTS (SELECT 1 FROM unindexed WHERE collection = ?1 AND row_id = value)
     ON CONFLICT (collection, row_id) DO NOTHING
     RETURNING row_id
 """
@@ -44,14 +54,14 @@ class RowVersion:
 
 
 def row_versions(db: Connection, collection: str, after_id: int, limit: int) -> list[RowVersion]:
-    """Up to `limit` rows with ids greater than `after_id`, ascending."""
+    """Up to `limit` rows that the index should hold, with ids greater than `after_id`, ascending."""
     sql = VERSIONS.format(table=TABLES[collection])
-    return [RowVersion(row_id, version) for row_id, version in db.execute(sql, (after_id, limit))]
+    return [RowVersion(row_id, version) for row_id, version in db.execute(sql, (collection, after_id, limit))]
 
 
 def count_rows(db: Connection, collection: str) -> int:
-    """How many rows the collection has."""
-    return int(db.execute(COUNT_ROWS.format(table=TABLES[collection])).get)
+    """How many rows of the collection the index should hold."""
+    return int(db.execute(COUNT_ROWS.format(table=TABLES[collection]), (collection,)).get)
 
 
 def count_queued(db: Connection, collection: str) -> int:

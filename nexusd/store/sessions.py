@@ -35,7 +35,7 @@ LIST_SESSIONS = f"SELECT {_COLUMNS} FROM sessions WHERE id < ? ORDER BY id DESC 
 LIST_PROJECT_SESSIONS = f"""
 SELECT {_COLUMNS} FROM sessions WHERE project_id = ? AND id < ? ORDER BY id DESC LIMIT ? OFFSET ?"""
 
-# change what may change; a new project queues the session's exchanges again (trigger)
+# change what may change; a new project queues the session's exchanges and summaries again (triggers)
 UPDATE_SESSION = f"""
 UPDATE sessions SET name = ?, project_id = ?, metadata = ?, updated_at = ? WHERE id = ?
 RETURNING {_COLUMNS}"""
@@ -138,7 +138,7 @@ def _find(db: Connection, session_id: int | None, external_id: str | None) -> Se
 
 
 def update_session(db: Connection, change: UpdateSession, now_ms: int) -> Session:
-    """Change what is given. A new project queues the points of the session's exchanges again.
+    """Change what is given. A new project queues the points of the session's exchanges and summaries again.
 
     Raises:
         SessionNotFound: there is no such session.
@@ -161,7 +161,7 @@ def update_session(db: Connection, change: UpdateSession, now_ms: int) -> Sessio
 
 
 def delete_session(db: Connection, which: DeleteSession) -> Deletion:
-    """Delete a session with its exchanges and summaries; the exchanges' points are queued for removal.
+    """Delete a session with its exchanges and summaries; the points of both are queued for removal.
 
     Raises:
         SessionNotFound: there is no such session.
@@ -171,7 +171,8 @@ def delete_session(db: Connection, which: DeleteSession) -> Deletion:
     summaries: int = db.execute(COUNT_SESSION_SUMMARIES, (session.id,)).get
     db.execute(DELETE_SESSION, (session.id,))
     return Deletion(
-        deleted={"sessions": 1, "episodes": episodes, "summaries": summaries}, points_queued=episodes
+        deleted={"sessions": 1, "episodes": episodes, "summaries": summaries},
+        points_queued=episodes + summaries,
     )
 
 

@@ -47,6 +47,7 @@ class WriterProgress:
     lost_batches: int
     last_batch: int
     largest_batch: int
+    batches_by_size: tuple[int, ...]    # commits of 1 write, of 2, of 3 and 4, ... up to MAX_BATCH
     wal_bytes: int
     disk: DiskState
 
@@ -90,6 +91,7 @@ class Writer:
         self._lost_batches = 0
         self._last_batch = 0
         self._largest_batch = 0
+        self._batches_by_size = [0] * ((MAX_BATCH - 1).bit_length() + 1)
 
     # ---- on the event loop's thread
 
@@ -142,6 +144,7 @@ class Writer:
             lost_batches=self._lost_batches,
             last_batch=self._last_batch,
             largest_batch=self._largest_batch,
+            batches_by_size=tuple(self._batches_by_size),
             wal_bytes=self._checkpointer.wal_bytes,
             disk=self._disk,
         )
@@ -224,6 +227,7 @@ class Writer:
         self._largest_batch = max(self._largest_batch, len(batch))
         if cause is None:
             self._batches += 1
+            self._batches_by_size[(len(batch) - 1).bit_length()] += 1
             self._writes += len(batch)
             self._tell(self._answer_committed, batch)
             self._checkpoint(self._checkpointer.when_due)

@@ -6,7 +6,7 @@ named for the embedding's fingerprint, so that vectors of two models never meet 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -74,13 +74,12 @@ class Collections:
 
     async def point(self, now_ms: int) -> None:
         """Let the pointers name this fingerprint's collections; rows of another model are queued anew."""
-        for collection in self.logical:
-            queued = await self._store.write(_repoint, collection, self.physical(collection), now_ms)
-            if queued is not None:
-                self._log.warning(
-                    "embedding model changed; all rows are embedded again",
-                    collection=collection, model=self._fingerprint.model, rows=queued,
-                )
+        targets = {collection: self.physical(collection) for collection in self.logical}
+        for collection, queued in (await self._store.write(_repoint, targets, now_ms)).items():
+            self._log.warning(
+                "embedding model changed; all rows are embedded again",
+                collection=collection, model=self._fingerprint.model, rows=queued,
+            )
 
     async def prepare(self, now_ms: int) -> None:
         """Make the physical collections where missing, and mend what the index lost or kept too long.
@@ -136,13 +135,17 @@ class Collections:
             after = until
 
 
-def _repoint(db: apsw.Connection, collection: str, target: str, now_ms: int) -> int | None:
-    """Set the pointer; the number of rows queued when it named another collection before."""
-    before = get_meta(db, _pointer(collection))
-    if before == target:
-        return None
-    set_meta(db, _pointer(collection), target)
-    return None if before is None else requeue_collection(db, collection, now_ms)
+def _repoint(db: apsw.Connection, targets: Mapping[str, str], now_ms: int) -> dict[str, int]:
+    """Set the pointers; of those that named another collection before, the number of rows queued."""
+    requeued = {}
+    for collection, target in targets.items():
+        before = get_meta(db, _pointer(collection))
+        if before == target:
+            continue
+        set_meta(db, _pointer(collection), target)
+        if before is not None:
+            requeued[collection] = requeue_collection(db, collection, now_ms)
+    return requeued
 
 
 def _looks_complete(db: apsw.Connection, collection: str, incarnation: str, points: int) -> bool:

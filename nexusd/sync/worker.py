@@ -2,7 +2,7 @@
 
 Owns the order of one delivery and what each failure means. Knows no wire, no SQL and no backend.
 
-    claim -> read the rows -> vectors (stored ones first, the rest embedded and stored)
+    claim -> read the rows -> vectors (given or stored ones first, the rest embedded and stored)
           -> upsert and delete in the index, durably -> strike off what has not changed meanwhile
 
 Nothing is struck off before the index has it on disk, so a crash at any step repeats work and loses none.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -35,6 +36,7 @@ from nexusd.errors import (
     RpcError,
 )
 from nexusd.index.index import Index, IndexDied, Point, Vector
+from nexusd.model.events import Publish, tell_nobody
 from nexusd.model.outbox import OutboxStatus, WaitedOutbox
 from nexusd.store.database import Database
 from nexusd.store.embeddings import forget_vectors, save_vectors, select_vectors
@@ -50,12 +52,13 @@ from nexusd.store.outbox import (
     postpone,
     release_batch,
     reset_inflight,
-    unfinished,
 )
+from nexusd.store.unindexed import finish_without_point
 from nexusd.sync.breaker import Breaker, backoff_s
 from nexusd.sync.collections import Collections
 from nexusd.sync.sources import LOADERS, Document
 from nexusd.sync.throughput import Throughput
+from nexusd.sync.waiting import Waiting
 
 MAX_IDLE_S = 30.0  # the clock may be set: a row whose time has come is found by then in any case
 MIN_IDLE_S = 0.01  # between "due now" and a claim that still found it too early
@@ -76,6 +79,7 @@ class OutboxWorker:
         config: OutboxConfig,
         clock: Clock,
         chance: random.Random,
+        publish: Publish = tell_nobody,
     ) -> None:
         self.embedder_breaker = Breaker(
             "embedder", max_pause_s=config.max_backoff_s, clock=clock, chance=chance
@@ -92,12 +96,13 @@ class OutboxWorker:
         self._prepared = False
         self._claims_open = True
         self._suspects: set[int] = set()  # seqs of rows that failed together, one of which may be to blame
-        self._stopping = False
         self._gave_back = False
+        self._behind = False  # something was claimed since the outbox was seen empty
+        self._publish = publish
         self._index_up = asyncio.Event()
         self._epoch = ""
         self._work = asyncio.Event()
-        self._progress = asyncio.Event()
+        self._waiting = Waiting(store, lambda: self.complete)
         self._throughput = Throughput(clock)
         self._log = structlog.get_logger("nexusd.outbox")
 
@@ -144,10 +149,11 @@ class OutboxWorker:
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
         now_ms = self._clock.now_ms()
         if not self._store.peek(any_due, now_ms, self._max_backoff_ms, self._collections.logical):
-            self._announce()  # who waits for rows that went with a batch that was cut short learns it here
+            self._waiting.announce()  # who waits for rows that went with a batch that was cut short learns it here
+            self._tell_drained()
             await self._rest()
             return
-        self._claims_open = True
+        self._claims_open = self._behind = True
         entries = await self._store.write(
             claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical
         )
@@ -175,6 +181,14 @@ class OutboxWorker:
         if self.index_breaker.succeeded():
             self._log.info("index answers again")
 
+    def _tell_drained(self) -> None:
+        """Say so when the last row that was owed has gone."""
+        if self._behind:
+            counts = self._store.peek(count_outbox)
+            if counts.pending + counts.inflight == 0:
+                self._behind = False
+                self._publish("outbox", {"state": "drained", "dead": counts.dead})
+
     async def _rest(self) -> None:
         """Until something is committed, or a postponed row is due."""
         now_ms = self._clock.now_ms()
@@ -196,22 +210,21 @@ class OutboxWorker:
 
     async def _deliver(self, entries: list[OutboxEntry]) -> None:
         """One batch; every entry of it is struck off, given back, postponed or buried."""
-        parts = [[entry for entry in entries if entry.seq not in self._suspects]]
-        parts += [[entry] for entry in entries if entry.seq in self._suspects]
-        for place, part in enumerate(parts):
-            if part and not await self._deliver_part(part):
-                await self._store.write(release_batch, [entry for rest in parts[place + 1 :] for entry in rest], 0)
+        parts: dict[str | int, list[OutboxEntry]] = {}  # a collection's rows together, a suspect alone
+        for entry in sorted(entries, key=lambda entry: entry.seq in self._suspects):
+            part = entry.seq if entry.seq in self._suspects else entry.collection
+            parts.setdefault(part, []).append(entry)
+        waiting = deque(parts.values())
+        while waiting:
+            if not await self._deliver_part(waiting.popleft()):
+                await self._store.write(release_batch, [entry for part in waiting for entry in part], 0)
                 break
-        self._announce()
+        self._waiting.announce()
 
     async def _deliver_part(self, entries: list[OutboxEntry]) -> bool:
-        """Some entries, collection by collection. False when the index is away: then the others need not try."""
-        by_collection: dict[str, list[OutboxEntry]] = {}
-        for entry in entries:
-            by_collection.setdefault(entry.collection, []).append(entry)
+        """Some entries of one collection. False when the index is away: then the others need not try."""
         try:
-            for collection, batch in by_collection.items():
-                await self._deliver_collection(collection, batch)
+            await self._deliver_collection(entries[0].collection, entries)
         except IndexDied as error:
             self._index_failed(error)
             await self._suspect(entries, error.message)
@@ -245,7 +258,8 @@ class OutboxWorker:
         if refused:  # their stored vectors are what was refused: a retry must not meet them again
             await self._store.write(forget_vectors, collection, list(refused), self._embedder.fingerprint.short)
         for row_id, error in refused.items():
-            await self._bury(changed[row_id], error)
+            await self._bury(changed[row_id], error.kind, error.message)
+        await self._settle_blank(target, [changed[d.id] for d in documents if d.blank and d.id not in vectors])
         # A row without a document was deleted meanwhile: its outbox row is a delete by now and stays.
         sent = {point.id for point in points if point.id not in refused}
         done = [*gone, *(entry for row_id, entry in changed.items() if row_id in sent)]
@@ -254,19 +268,28 @@ class OutboxWorker:
             struck_off = await self._store.write(finish_batch, done)
             self._throughput.add(struck_off)
 
+    async def _settle_blank(self, target: str, entries: list[OutboxEntry]) -> None:
+        """Rows without a text: the index holds nothing of them, any more."""
+        if entries:
+            await self._index.delete(target, [entry.row_id for entry in entries])
+            self._suspects.difference_update(entry.seq for entry in entries)
+            self._throughput.add(await self._store.write(finish_without_point, entries))
+
     async def _vectors(
         self, collection: str, documents: Sequence[Document], entries: Mapping[int, OutboxEntry]
     ) -> dict[int, Vector]:
-        """A vector for every document that can have one now; the others are given back or buried."""
+        """A vector for every document that can have one now; the others are blank, given back or buried."""
         model = self._embedder.fingerprint
         stored = await self._store.read(select_vectors, collection, [d.id for d in documents], model.short)
         vectors: dict[int, Vector] = {}
         missing: list[Document] = []
         for document in documents:
             content_hash, vector = stored.get(document.id, (b"", b""))
-            if content_hash == document.content_hash:
+            if document.vector is not None:  # the caller's own
+                vectors[document.id] = document.vector
+            elif content_hash == document.content_hash:
                 vectors[document.id] = vector
-            else:
+            elif not document.blank:
                 missing.append(document)
         while missing:
             if (pause_s := self.embedder_breaker.pause_left_s) > 0:
@@ -284,7 +307,7 @@ class OutboxWorker:
                     await self._give_back(rows, pause_s)
                 break
             except RejectedText as error:
-                await self._bury(entries[missing.pop(error.position).id], error)
+                await self._bury(entries[missing.pop(error.position).id], error.kind, error.message)
                 continue
             if self.embedder_breaker.succeeded():
                 self._log.info("embedder answers again")
@@ -325,19 +348,24 @@ class OutboxWorker:
         attempt = entry.attempts + 1
         if attempt >= self._config.max_attempts:
             self._suspects.discard(entry.seq)
-            await self._store.write(bury, entry, UNFORESEEN, what)
+            await self._bury(entry, UNFORESEEN, what)
             return
-        pause_s = self.embedder_breaker.pause_left_s + backoff_s(attempt, self._config.max_backoff_s, self._chance)
+        # no longer than any backoff: what waits longer is taken for a clock that was set back, and is due at once
+        pause_s = min(
+            self.embedder_breaker.pause_left_s + backoff_s(attempt, self._config.max_backoff_s, self._chance),
+            self._config.max_backoff_s,
+        )
         self.embedder_breaker.try_now()  # it was this row: the others need not wait for it
         not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
         await self._store.write(postpone, entries, not_before_ms, UNFORESEEN, what)
 
-    async def _bury(self, entry: OutboxEntry, error: RpcError) -> None:
+    async def _bury(self, entry: OutboxEntry, kind: str, reason: str) -> None:
         self._log.error(
-            "row cannot be indexed", collection=entry.collection, row_id=entry.row_id, kind=error.kind,
-            reason=error.message,
+            "row cannot be indexed", collection=entry.collection, row_id=entry.row_id, kind=kind, reason=reason
         )
-        await self._store.write(bury, entry, error.kind, error.message)
+        if await self._store.write(bury, entry, kind, reason):
+            dead = {"state": "dead", "collection": entry.collection, "id": entry.row_id, "kind": kind}
+            self._publish("outbox", dead)
 
     @property
     def complete(self) -> bool:
@@ -346,36 +374,11 @@ class OutboxWorker:
 
     def stop_waiting(self) -> None:
         """Who waits is answered with how things stand: the daemon stops."""
-        self._stopping = True
-        self._announce()
-
-    def _announce(self) -> None:
-        """Wake everybody who waits for rows to be indexed."""
-        self._progress.set()
-        self._progress = asyncio.Event()
+        self._waiting.stop()
 
     async def wait_for(self, collection: str | None, row_ids: Sequence[int], timeout_s: float) -> WaitedOutbox:
         """Until none of the rows (or of all rows) is pending any more, or the time is up."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    progress = self._progress  # taken before the look: a batch that ends after it wakes us
-                    waited = self._look(collection, row_ids)
-                    if self._stopping or (waited.pending == 0 and self.complete):
-                        return waited
-                    await progress.wait()
-        except TimeoutError:
-            return self._look(collection, row_ids)
-
-    def _look(self, collection: str | None, row_ids: Sequence[int]) -> WaitedOutbox:
-        if collection is None or not row_ids:
-            counts = self._store.peek(count_outbox)
-            pending, dead = counts.pending + counts.inflight, counts.dead
-        else:
-            states = self._store.peek(unfinished, collection, row_ids)
-            dead = sum(1 for state in states.values() if state == "dead")
-            pending = len(states) - dead
-        return WaitedOutbox(done=pending == 0 and dead == 0 and self.complete, pending=pending, dead=dead)
+        return await self._waiting.wait_for(collection, row_ids, timeout_s)
 
     def status(self) -> OutboxStatus:
         """How far behind, and how fast."""

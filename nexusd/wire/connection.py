@@ -1,7 +1,7 @@
-"""One connection: reads frames, has them answered, writes replies in the order in which they finish.
+"""One connection: its socket, and the account of the requests under way on it.
 
-Owns the socket's state: requests under way, back-pressure both ways, deadlines and the ways to end. Contains
-no JSON: an error of the connection itself becomes bytes in the dispatcher.
+Owns back-pressure both ways, deadlines, fairness between connections and the ways to end. Knows no language: what
+is a request, and how a reply becomes bytes, is the matter of a front, which is chosen by the first byte.
 
 A request that was read is carried out whether or not its sender is still there: a caller that goes away does
 not undo its write.
@@ -10,13 +10,12 @@ not undo its write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from nexusd.config import LimitsConfig
-from nexusd.errors import ParseError, RpcError, TooLarge
-from nexusd.wire.frames import FrameReader, is_ndjson
+from nexusd.errors import RpcError
 from nexusd.wire.methods import Principal
 from nexusd.wire.peers import Peer
 
@@ -25,18 +24,40 @@ WRITE_HIGH_WATER_BYTES = 1024 * 1024
 # After an error that ends the connection, what the client still sends is read and thrown away for this long:
 # a close with unread input resets the connection, and the client might never see the error.
 LINGER_S = 1.0
+# One that finds no room waits this long for its first byte, which says in which language to tell it so.
+REFUSAL_WAIT_S = 1.0
 # Requests of one connection answered at once, without a pause for others: about a millisecond.
 MAX_ANSWERED_IN_A_TURN = 32
+_SPACE = 0x20
 
 
-class Answerer(Protocol):
-    """What a connection asks of the dispatcher."""
+class Front(Protocol):
+    """One language. Made for one connection; the connection calls it, and it calls the connection back."""
 
-    def begin(self, frame: bytes, principal: Principal) -> bytes | Awaitable[bytes | None] | None:
-        """The reply to a frame, or None; as an awaitable where it takes time. Neither raises but cancellation."""
+    max_in_flight: int
+
+    @property
+    def has_partial(self) -> bool:
+        """Whether the beginning of a request waits for its end."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are bytes that were not looked at yet."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+
+    def start_next(self, *, ended: bool) -> bool:
+        """Start the next complete request, if there is one; `ended`: no more bytes come. Whether there was one."""
+
+    def answered(self, answer: Any) -> None:
+        """Send what came of an answer that was waited for."""
 
     def refusal(self, error: RpcError) -> bytes:
-        """An error reply to no request in particular."""
+        """An error that is no answer to a request in particular."""
+
+    def overdue(self, timeout_s: float) -> bytes:
+        """What to say of a request that was not complete within this time."""
 
 
 class Registry(Protocol):
@@ -65,40 +86,41 @@ class State(Enum):
 
 
 class Connection(asyncio.Protocol):
-    """Speaks one JSON value a line with one client."""
+    """One client's connection."""
 
     def __init__(
         self,
-        answerer: Answerer,
         registry: Registry,
         limits: LimitsConfig,
-        max_message_bytes: int,
+        choose_front: Callable[[Connection, int], Front],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.peer: Peer | None = None       # set once it is counted in
-        self._answerer = answerer
         self._registry = registry
         self._limits = limits
+        self._choose_front = choose_front   # by the first byte
         self._loop = loop
-        self._frames = FrameReader(max_message_bytes)
-        self._max_message_bytes = max_message_bytes
+        self._front: Front | None = None
+        self._refused: RpcError | None = None   # there is no room for it
         self._state = State.OPEN
         self._in_flight = 0
-        self._began = False                 # a first byte came
+        self._lost = False                  # nothing more can be sent or read
         self._ended = False                 # the peer will send no more
         self._reading = True
         self._writable = True
-        self._yielded = False               # frames wait for the next turn of the loop
+        self._yielded = False               # requests wait for the next turn of the loop
         self._active_s = loop.time()
         self._partial_since_s: float | None = None
         self._linger_until_s: float | None = None
         self._stalled_since_s = 0.0
         self._stalled_bytes = 0
+        self._on_writable: list[Callable[[], None]] = []
+        self._on_closed: list[Callable[[], None]] = []
 
     # --- what the event loop calls ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it in, or say that there is no room."""
+        """Count it in, or keep it only until it can be told that there is no room."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment] # asyncio's own annotation is wide
         self._transport.set_write_buffer_limits(
             high=min(WRITE_HIGH_WATER_BYTES, self._limits.max_write_buffer_bytes)
@@ -106,32 +128,38 @@ class Connection(asyncio.Protocol):
         try:
             self.peer = self._registry.joined(self, transport)
         except RpcError as error:
-            self._end_with(error)
+            self._refused = error
         except OSError:     # it hung up before it was looked at
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Requests under way go on; their replies have nowhere to go."""
         self._state = State.CLOSED
+        self._lost = True
         self._registry.left(self)
+        self._front = None      # it knows us: nobody would find that out before the next garbage collection
+        self._on_writable.clear()
+        waiting, self._on_closed = self._on_closed, []
+        for function in waiting:
+            function()
 
     def data_received(self, data: bytes) -> None:
         """Start what is complete."""
         if self._state is State.DISCARDING or self._state is State.CLOSED:
             return
-        if not self._began:
-            self._began = True
-            if not is_ndjson(data[0]):
-                # Here another front takes the connection over, by its first byte.
-                self._end_with(ParseError("Send one JSON value a line; this is something else."))
+        front = self._front
+        if front is None:
+            front = self._front = self._choose_front(self, data[0])
+            if self._refused is not None:
+                self.end_with(front.refusal(self._refused))
                 return
         self._active_s = self._loop.time()
-        self._frames.feed(data)
+        front.feed(data)
         self._start_requests()
 
     def eof_received(self) -> bool:
         """The peer sends no more, but may wait for its replies: finish, then close."""
-        self._ended = True      # every frame was taken: an end is not read while reading is paused
+        self._ended = True      # everything was looked at: an end is not read while reading is paused
         self._start_requests()
         self._close_if_done()
         return True     # keeps the sending half open
@@ -148,6 +176,9 @@ class Connection(asyncio.Protocol):
         self._writable = True
         if self._state is not State.CLOSED:
             self._start_requests()
+        waiting, self._on_writable = self._on_writable, []
+        for function in waiting:
+            function()
 
     # --- what the server calls ---
 
@@ -163,64 +194,116 @@ class Connection(asyncio.Protocol):
 
     def check_deadlines(self, now_s: float) -> None:
         """End it if it kept us waiting too long. Called every now and then."""
-        limits = self._limits
+        limits, front = self._limits, self._front
         if self._linger_until_s is not None:
             if now_s >= self._linger_until_s:
                 self._transport.abort()
         elif not self._writable or self._state is State.CLOSED:
             self._check_stall(now_s)
+        elif front is None:
+            self._check_first_byte(now_s)
         elif self._partial_since_s is not None and self._reading:
             timeout_s = limits.partial_frame_timeout_s
             if now_s - self._partial_since_s >= timeout_s:
-                self._end_with(ParseError(f"The message was not finished within {timeout_s:g} s."))
-        elif not self._in_flight and self._state is State.OPEN:
-            timeout_s = limits.idle_timeout_s if self._began else limits.first_byte_timeout_s
-            if now_s - self._active_s >= timeout_s:
-                self._close()
+                self.end_with(front.overdue(timeout_s))
+        elif (
+            not self._in_flight and self._state is State.OPEN and not self._on_closed
+            and now_s - self._active_s >= limits.idle_timeout_s
+        ):
+            self._close()
+
+    # --- what its front calls ---
+
+    @property
+    def principal(self) -> Principal:
+        """Who is at the other end."""
+        assert self.peer is not None  # noqa: S101 - requests are read only of connections that were counted in
+        return self.peer.principal
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether another request may come after the one that is answered."""
+        return self._state is State.OPEN
+
+    def local_address(self) -> str | None:
+        """The address at which it was reached; None on the Unix socket."""
+        name = self._transport.get_extra_info("sockname")
+        return str(name[0]) if isinstance(name, tuple) else None
+
+    def run(self, answer: Awaitable[Any]) -> None:
+        """Wait for an answer; the front is given what comes of it."""
+        self._in_flight += 1
+        self._registry.request_began(self._loop.create_task(self._serve(answer)))
+
+    def send(self, data: bytes) -> None:
+        """Send, or end the connection where the client lets too much lie unread."""
+        if not self._writable:
+            # Requests that were under way when the client stopped reading end here, up to the limit.
+            if self._transport.get_write_buffer_size() >= self._limits.max_write_buffer_bytes:
+                self._transport.abort()
+                return
+            self._stalled_bytes += len(data)
+        self._transport.write(data)    # uvloop sends all that one turn of the loop wrote in one call
+
+    def end_with(self, last: bytes) -> None:
+        """Send this; take no more requests; close when those under way are answered."""
+        if self._state is State.CLOSED or self._state is State.DISCARDING:
+            return
+        self._state = State.DISCARDING
+        self.send(last)
+        self._pace_reading()
+        self._close_if_done()
+
+    def offer(self, data: bytes) -> bool:
+        """Send what nobody waits for, if the client keeps up; whether it was sent."""
+        if not self._writable or self._state is State.CLOSED or self._state is State.DISCARDING:
+            return False
+        self.send(data)
+        return True
+
+    def when_writable(self, function: Callable[[], None]) -> None:
+        """Call once when more can be sent; never, if it closes before."""
+        if self._state is State.CLOSED or self._state is State.DISCARDING:
+            return  # or whoever was refused would ask again in every turn until it is gone
+        if self._writable:
+            self._loop.call_soon(function)
+        else:
+            self._on_writable.append(function)
+
+    def when_closed(self, function: Callable[[], None]) -> None:
+        """Call once when it is gone. Until then it may be silent for any time: somebody has something to tell it."""
+        if self._lost:
+            self._loop.call_soon(function)
+        else:
+            self._on_closed.append(function)
 
     # --- requests ---
 
     def _start_requests(self) -> None:
-        """Start frames while there is room for them; then read on or pause."""
-        if self._yielded:  # others come first; `_go_on` will
+        """Start requests while there is room for them; then read on or pause."""
+        front = self._front
+        if front is None or self._yielded:  # others come first; `_go_on` will
             return
         started = 0
-        while self._writable and self._in_flight < self._limits.max_in_flight:
+        while self._writable and self._in_flight < front.max_in_flight:
             if self._state is State.DISCARDING or self._state is State.CLOSED:
                 return
             if started == MAX_ANSWERED_IN_A_TURN:
                 self._go_on_later()
                 break
-            frame = self._frames.next_frame()
-            if frame is None and self._frames.overflowed:
-                self._end_with(TooLarge(f"A message has at most {self._max_message_bytes} bytes."))
-                return
-            if frame is None and self._ended:
-                frame = self._frames.last_frame()
-            if frame is None:
+            if not front.start_next(ended=self._ended):
                 break
             started += 1
-            self._start(frame)
-        if not self._frames.has_partial:
+        if not front.has_partial:
             self._partial_since_s = None
         elif started or self._partial_since_s is None or not self._reading:
             self._partial_since_s = self._loop.time()
         self._pace_reading()
 
-    def _start(self, frame: bytes) -> None:
-        assert self.peer is not None  # noqa: S101 - frames are read only of connections that were counted in
-        answer = self._answerer.begin(frame, self.peer.principal)
-        if isinstance(answer, bytes):
-            self._write(answer)
-        elif answer is not None:
-            self._in_flight += 1
-            self._registry.request_began(self._loop.create_task(self._serve(answer)))
-
     def _go_on_later(self) -> None:
-        """Other connections have their turn before the rest of this one's frames."""
-        if not self._yielded:
-            self._yielded = True
-            self._loop.call_soon(self._go_on)
+        """Other connections have their turn before the rest of this one's requests."""
+        self._yielded = True
+        self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         self._yielded = False
@@ -228,11 +311,11 @@ class Connection(asyncio.Protocol):
             self._start_requests()
             self._close_if_done()
 
-    async def _serve(self, answer: Awaitable[bytes | None]) -> None:
+    async def _serve(self, answer: Awaitable[Any]) -> None:
         try:
-            reply = await answer
-            if reply is not None and self._state is not State.CLOSED:
-                self._write(reply)
+            outcome = await answer
+            if self._state is not State.CLOSED and self._front is not None:
+                self._front.answered(outcome)
         finally:
             self._registry.request_ended(asyncio.current_task())
             self._in_flight -= 1
@@ -243,11 +326,14 @@ class Connection(asyncio.Protocol):
                 self._close_if_done()
 
     def _pace_reading(self) -> None:
-        """Read while requests can be started; what cannot be started waits in the kernel, not here."""
-        if self._state is State.CLOSED or self._ended:
+        """Read while requests can be started; what cannot be started waits in the kernel, past one chunk."""
+        front = self._front
+        if front is None or self._state is State.CLOSED or self._ended:
             return
         may_read = self._state is State.DISCARDING or (
-            self._writable and not self._yielded and self._in_flight < self._limits.max_in_flight
+            self._writable
+            and not self._yielded
+            and (self._in_flight < front.max_in_flight or not front.has_unread)
         )
         if may_read == self._reading:
             return
@@ -257,16 +343,16 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
-    # --- replies and the end ---
+    # --- the end ---
 
-    def _write(self, reply: bytes) -> None:
-        if not self._writable:
-            # Requests that were under way when the client stopped reading end here, up to the limit.
-            if self._transport.get_write_buffer_size() >= self._limits.max_write_buffer_bytes:
-                self._transport.abort()
-                return
-            self._stalled_bytes += len(reply) + 1
-        self._transport.write(reply + b"\n")    # uvloop sends all that one turn of the loop wrote in one call
+    def _check_first_byte(self, now_s: float) -> None:
+        """Of one that has not said anything yet."""
+        waited_s = now_s - self._active_s
+        if self._refused is not None and waited_s >= REFUSAL_WAIT_S:
+            self._front = self._choose_front(self, _SPACE)
+            self.end_with(self._front.refusal(self._refused))
+        elif waited_s >= self._limits.first_byte_timeout_s:
+            self._close()
 
     def _check_stall(self, now_s: float) -> None:
         """Slow is fine, as long as something moves."""
@@ -276,15 +362,6 @@ class Connection(asyncio.Protocol):
             self._stalled_since_s = now_s
         elif now_s - self._stalled_since_s >= self._limits.write_stall_timeout_s:
             self._transport.abort()
-
-    def _end_with(self, error: RpcError) -> None:
-        """Tell the error; take no more requests; close when those under way are answered."""
-        if self._state is State.CLOSED or self._state is State.DISCARDING:
-            return
-        self._state = State.DISCARDING
-        self._write(self._answerer.refusal(error))
-        self._pace_reading()
-        self._close_if_done()
 
     def _close_if_done(self) -> None:
         if self._in_flight or self._yielded or self._state is State.CLOSED:

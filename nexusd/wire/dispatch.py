@@ -17,8 +17,8 @@ import asyncio
 import inspect
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import structlog
 from jsonrpcserver import Success, async_dispatch_to_response
@@ -26,18 +26,20 @@ from msgspec import Raw, Struct
 
 from nexusd.clock import Clock, SystemClock
 from nexusd.config import LimitsConfig
-from nexusd.errors import Forbidden, InternalError, RpcError, TooLarge
+from nexusd.errors import FieldError, Forbidden, InternalError, InvalidParams, InvalidRequest, RpcError, TooLarge
 from nexusd.model.fields import Params
 from nexusd.wire.counters import Counters
 from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
 from nexusd.wire.gate import Gate
 from nexusd.wire.methods import Call, Client, Method, MethodTable, Principal, Role, no_such_method
-from nexusd.wire.replies import encode, error_object, error_reply
-from nexusd.wire.validation import validate
+from nexusd.wire.replies import ReplyMembers, Shape, encode, error_reply
+from nexusd.wire.validation import by_name, validate
 
 ALWAYS_ANSWERED = frozenset({"health"})     # also while starting and stopping: that is when people ask
+KEY_PARAMETER = "idempotencyKey"
 UNKNOWN_METHOD = "(unknown)"                # one entry for all names that are none, or the figures would grow
 
+T = TypeVar("T")
 Answer = bytes | None
 OnChange = Callable[[Method, Params, Any], None]    # told of every mutating call that succeeded; must not raise
 
@@ -58,6 +60,9 @@ class _Exchange(Struct, frozen=True):
     principal: Principal
     request_id: str
     client: Client | None
+    batched: bool
+    shape: Shape[Any]
+    key: str | None     # the idempotencyKey, where it came beside the parameters
 
 
 class _Adapter:
@@ -76,21 +81,25 @@ class _Adapter:
 
     async def __call__(self, exchange: _Exchange) -> Any:
         """Answer; whatever happens, as a success."""
+        return Success(await self.answer(exchange))
+
+    async def answer(self, exchange: _Exchange) -> Any:
+        """The outcome in the shape that was asked for."""
         began_s = self._dispatcher.clock.monotonic_s()
         try:
             call, params = self._prepare(exchange)
-            outcome = self._succeed(params, await self._method.handler(call, params))
+            outcome = self._succeed(exchange, params, await self._method.handler(call, params))
         except Exception as error:  # noqa: BLE001 - the boundary
             outcome = self._failure(error, exchange)
         self._finish(began_s, exchange)
-        return Success(outcome)
+        return outcome
 
-    def answer_now(self, exchange: _Exchange) -> bytes:
-        """The same for a method that waits for nothing, as the member of the reply itself."""
+    def answer_now(self, exchange: _Exchange) -> Any:
+        """The same for a method that waits for nothing."""
         began_s = self._dispatcher.clock.monotonic_s()
         try:
             call, params = self._prepare(exchange)
-            outcome = self._succeed(params, self._method.handler(call, params))
+            outcome = self._succeed(exchange, params, self._method.handler(call, params))
         except Exception as error:  # noqa: BLE001 - the boundary
             outcome = self._failure(error, exchange)
         self._finish(began_s, exchange)
@@ -103,32 +112,37 @@ class _Adapter:
             dispatcher.gate.check()
         if _RANK[principal.role] < self._rank:
             raise Forbidden(f"{method.name} needs the role {method.role}; {principal.name} has {principal.role}.")
-        params = validate(method.params, exchange.params, positions=self._positions)
-        return Call(principal, exchange.request_id, exchange.client), params
+        given = exchange.params
+        if exchange.key is not None and method.mutates:
+            given = _with_key(given, exchange.key, self._positions)
+        params = validate(method.params, given, positions=self._positions)
+        return Call(principal, exchange.request_id, exchange.client, exchange.batched), params
 
-    def _succeed(self, params: Params, result: Any) -> bytes:
+    def _succeed(self, exchange: _Exchange, params: Params, result: Any) -> Any:
         if self._method.mutates and result.__class__ is not Raw:   # a kept reply: nothing was changed this time
             self._dispatcher.on_change(self._method, params, result)
-        return _outcome(result)
+        return exchange.shape.result(result)
 
-    def _failure(self, error: Exception, exchange: _Exchange) -> bytes:
+    def _failure(self, error: Exception, exchange: _Exchange) -> Any:
         known = self._dispatcher.known(error, self._method.name, exchange.request_id)
         self._count.errors[known.kind] = self._count.errors.get(known.kind, 0) + 1
-        return b'"error":' + encode(error_object(known, exchange.request_id))
+        return exchange.shape.error(known, exchange.request_id)
 
     def _finish(self, began_s: float, exchange: _Exchange) -> None:
         dispatcher = self._dispatcher
         seconds = dispatcher.clock.monotonic_s() - began_s
-        self._count.count += 1
-        self._count.seconds += seconds
+        self._count.answered(seconds)
         if seconds >= dispatcher.slow_s:
             dispatcher.log.warning("slow request", method=self._method.name, request_id=exchange.request_id,
                                    principal=exchange.principal.name, duration_ms=round(seconds * 1000, 1))
 
 
-def _outcome(result: Any) -> bytes:
-    """The reply's `result` member; a kept reply is JSON already."""
-    return b'"result":' + (bytes(result) if result.__class__ is Raw else encode(result))
+def _with_key(given: dict[str, Any] | list[Any], key: str, positions: Sequence[str]) -> dict[str, Any]:
+    """The parameters with the idempotencyKey that came beside them."""
+    named = by_name(given, positions) if isinstance(given, list) else given
+    if named.get(KEY_PARAMETER) not in (None, key):
+        raise InvalidParams(fields=(FieldError(KEY_PARAMETER, "the same as the Idempotency-Key header"),))
+    return {**named, KEY_PARAMETER: key}
 
 
 class _UnknownMethod:
@@ -140,12 +154,12 @@ class _UnknownMethod:
         self._count = dispatcher.counters.of(UNKNOWN_METHOD)
         self._name = name
 
-    def answer_now(self, exchange: _Exchange) -> bytes:
+    def answer_now(self, exchange: _Exchange) -> Any:
         """Answer that there is none."""
         error = no_such_method(self._name)
-        self._count.count += 1
+        self._count.answered(0.0)
         self._count.errors[error.kind] = self._count.errors.get(error.kind, 0) + 1
-        return b'"error":' + encode(error_object(error, exchange.request_id))
+        return exchange.shape.error(error, exchange.request_id)
 
 
 class _Adapters(dict[str, "_Adapter | _UnknownMethod"]):
@@ -216,26 +230,47 @@ class Dispatcher:
         self.slow_s = slow_request_ms / 1000
         self._limits = limits
         self._adapters = _Adapters(self, table)
+        self._members = ReplyMembers()
         # eight random digits tell this run's ids from every other run's in the same journal
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
 
     def begin(
-        self, frame: bytes, principal: Principal, client: Client | None = None
+        self, frame: bytes, principal: Principal, client: Client | None = None, key: str | None = None
     ) -> Answer | Awaitable[Answer]:
         """The reply to a frame, without a line end, or None; as an awaitable where something must be waited for.
 
-        Neither this nor the awaitable raises anything but cancellation.
+        `key` is the idempotencyKey of a single request that came beside the frame. Neither this nor the awaitable
+        raises anything but cancellation.
         """
         try:
             message = read_message(frame, max_depth=self._limits.max_depth, max_batch=self._limits.max_batch)
             if isinstance(message, Request):
-                return self._begin(message, principal, client)
+                return self._begin(message, principal, client, key=key)
             if isinstance(message, Refused):
                 return error_reply(message.id, message.error, self._next_id())
+            if key is not None:
+                return self.refusal(InvalidRequest("An Idempotency-Key is for a single request, not for a batch."))
         except Exception as error:  # noqa: BLE001 - the boundary
             return self._unforeseen(error)
         return self._answer_batch(message, principal, client)
+
+    def invoke(
+        self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None
+    ) -> T | Awaitable[T]:
+        """Call a method by name; its outcome in this shape, as an awaitable where something must be waited for.
+
+        The same way as a frame's: roles, the gate, validation, figures. Raises nothing but cancellation.
+        """
+        exchange = _Exchange(params, principal, self._next_id(), None, False, shape, key)  # noqa: FBT003 - no batch
+        adapter: Any = self._adapters[method]
+        outcome: T | Awaitable[T] = (adapter.answer_now if adapter.immediate else adapter.answer)(exchange)
+        return outcome
+
+    def refuse(self, error: Exception, told: Callable[[RpcError, str], T]) -> T:
+        """Why no method was called: the error, and the id under which the log knows it, as told by this function."""
+        request_id = self._next_id()
+        return told(self.known(error, None, request_id), request_id)
 
     async def handle(self, frame: bytes, principal: Principal, client: Client | None = None) -> Answer:
         """As `begin`, for a caller that can wait."""
@@ -266,7 +301,7 @@ class Dispatcher:
         room = self._limits.max_write_buffer_bytes  # a batch of long replies must not fill the memory either
         for element in batch:
             if isinstance(element, Request) and room > 0:
-                answer = self._begin(element, principal, client)
+                answer = self._begin(element, principal, client, batched=True)
                 if answer is None or isinstance(answer, bytes):
                     reply = answer
                     await asyncio.sleep(0)  # it waited for nothing: others come before the next element
@@ -287,9 +322,10 @@ class Dispatcher:
         return None if element.id is NO_ID else error_reply(element.id, error, self._next_id())
 
     def _begin(
-        self, request: Request, principal: Principal, client: Client | None
+        self, request: Request, principal: Principal, client: Client | None, *, batched: bool = False,
+        key: str | None = None,
     ) -> Answer | Awaitable[Answer]:
-        exchange = _Exchange(request.params, principal, self._next_id(), client)
+        exchange = _Exchange(request.params, principal, self._next_id(), client, batched, self._members, key)
         adapter = self._adapters[request.method]
         if not adapter.immediate:
             return self._wait_for(request, exchange)

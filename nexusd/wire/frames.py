@@ -8,12 +8,18 @@ of a line past the limit nothing is kept.
 from __future__ import annotations
 
 _NDJSON_FIRST_BYTES = frozenset(b"{[ \t\r\n")
+_HTTP_FIRST_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _BLANK = b" \t\r"
 
 
 def is_ndjson(first_byte: int) -> bool:
     """Whether a connection that begins with this byte speaks one JSON value a line."""
     return first_byte in _NDJSON_FIRST_BYTES
+
+
+def is_http(first_byte: int) -> bool:
+    """Whether it speaks HTTP: every method begins with a capital letter, a TLS handshake and JSON with none."""
+    return first_byte in _HTTP_FIRST_BYTES
 
 
 class FrameReader:
@@ -35,6 +41,11 @@ class FrameReader:
     def has_partial(self) -> bool:
         """Whether the beginning of a frame is waiting for its end (as far as frames were taken)."""
         return bool(self._partial)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are bytes from which no frame was taken yet."""
+        return self._offset < len(self._chunk)
 
     def feed(self, data: bytes) -> None:
         """Add what was read. Ignored once a line was too long."""

@@ -7,13 +7,19 @@ stop: accept no more, let requests finish, close. Knows no JSON.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from nexusd.config import ServerConfig
 from nexusd.errors import Busy
-from nexusd.wire.connection import LINGER_S, Answerer, Connection
+from nexusd.wire.connection import LINGER_S, Connection, Front
+from nexusd.wire.frames import is_http
+from nexusd.wire.http_front import HttpFront
+from nexusd.wire.http_service import HttpService
+from nexusd.wire.lines import Answerer, LineFront
 from nexusd.wire.peers import Peer, identify
 from nexusd.wire.sockets import UnixSocketFile, listen_tcp
 
@@ -25,11 +31,15 @@ CHECKS_PER_DEADLINE = 4
 class Server:
     """Listens, and keeps account of connections and of the requests under way."""
 
-    def __init__(self, answerer: Answerer, config: ServerConfig, socket_path: Path) -> None:
+    def __init__(
+        self, answerer: Answerer, config: ServerConfig, socket_path: Path, http: HttpService | None = None
+    ) -> None:
+        """Without `http` it speaks one JSON value a line and nothing else."""
         self.socket_path = socket_path
         self.tcp_address: tuple[str, int] | None = None     # as bound: port 0 has become a real one
         self.refused = 0                                    # connections that found no room
         self._answerer = answerer
+        self._http = http
         self._config = config
         self._limits = config.limits
         self._log = structlog.get_logger("nexusd.wire")
@@ -80,14 +90,15 @@ class Server:
         loop = asyncio.get_running_loop()
         self._loop = loop
 
-        def connect(max_message_bytes: int) -> Connection:
-            return Connection(self._answerer, self, self._limits, max_message_bytes, loop)
+        def connector(max_message_bytes: int) -> Callable[[], Connection]:
+            choose = partial(self._choose_front, max_message_bytes)
+            return lambda: Connection(self, self._limits, choose, loop)
 
-        unix_max, tcp_max = self._limits.max_message_bytes_unix, self._limits.max_message_bytes_tcp
-        self._servers.append(await loop.create_unix_server(lambda: connect(unix_max), sock=self._file.socket))
+        on_unix, on_tcp = map(connector, (self._limits.max_message_bytes_unix, self._limits.max_message_bytes_tcp))
+        self._servers.append(await loop.create_unix_server(on_unix, sock=self._file.socket))
         if tcp is not None:
             self.tcp_address = tcp.getsockname()[:2]
-            self._servers.append(await loop.create_server(lambda: connect(tcp_max), sock=tcp))
+            self._servers.append(await loop.create_server(on_tcp, sock=tcp))
         self._check_deadlines()
         shown = None if self.tcp_address is None else "{}:{}".format(*self.tcp_address)
         self._log.info("listening", socket=str(self.socket_path), tcp=shown)
@@ -132,6 +143,12 @@ class Server:
                 request.cancel()
             await asyncio.gather(*requests, return_exceptions=True)
         await self._quiet.wait()
+
+    def _choose_front(self, max_message_bytes: int, connection: Connection, first_byte: int) -> Front:
+        """The language that a client speaks, by its first byte."""
+        if self._http is not None and is_http(first_byte):
+            return HttpFront(connection, self._http, self._limits, max_message_bytes)
+        return LineFront(connection, self._answerer, self._limits, max_message_bytes, first_byte)
 
     # --- what connections report ---
 

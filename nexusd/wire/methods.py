@@ -35,7 +35,7 @@ class Client(Protocol):
         """Send a line; false where the client reads too slowly or is gone: then it was not sent."""
 
     def when_writable(self, function: Callable[[], None]) -> None:
-        """Call once when lines can be sent again after `notify` said no; never, if it is gone."""
+        """Call once when lines can be sent again after `notify` said no; soon, if they can; never, if it is gone."""
 
     def when_closed(self, function: Callable[[], None]) -> None:
         """Call once when it is gone."""
@@ -47,6 +47,7 @@ class Call(Struct, frozen=True):
     principal: Principal
     request_id: str
     client: Client | None = None    # none over HTTP
+    batched: bool = False           # one of a batch: its reply goes out with those of the others
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """Replies as bytes.
 
-Owns the one form in which an error is told to a client. Pure; decides nothing.
+Owns the one form in which an error is told to a client, and what it means to shape an outcome: a JSON-RPC reply
+and an HTTP response are two shapes of the same call. Pure; decides nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -13,6 +14,29 @@ from nexusd.errors import RpcError
 
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Shape(Protocol[T_co]):
+    """How an outcome is told to the one who asked. `result` may raise; `error` may not."""
+
+    def result(self, result: Any) -> T_co:
+        """What the method answered; `msgspec.Raw` where it is a kept reply."""
+
+    def error(self, error: RpcError, request_id: str) -> T_co:
+        """Why there is no result."""
+
+
+class ReplyMembers:
+    """JSON-RPC's own shape: the member of a reply that tells the outcome."""
+
+    def result(self, result: Any) -> bytes:
+        """`result`; a kept reply is JSON already."""
+        return b'"result":' + (bytes(result) if result.__class__ is msgspec.Raw else encode(result))
+
+    def error(self, error: RpcError, request_id: str) -> bytes:
+        """`error`."""
+        return b'"error":' + encode(error_object(error, request_id))
 
 
 def error_data(error: RpcError, request_id: str) -> dict[str, Any]:

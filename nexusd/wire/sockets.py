@@ -75,6 +75,8 @@ def listen_tcp(config: TcpConfig) -> socket.socket:
     try:
         # or a restart would wait a minute for connections of the run before
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # connections inherit it: one that waits for events is never idle, and its machine may be switched off
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.bind((str(address), config.port))
         listener.listen(BACKLOG)
     except OSError as error:

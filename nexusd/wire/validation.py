@@ -32,7 +32,7 @@ def validate(type_: type[S], given: object, *, positions: Sequence[str] = (), pa
         InvalidParams: with every bad field.
     """
     if isinstance(given, list):
-        given = _by_name(given, positions)
+        given = by_name(given, positions)
     try:
         return msgspec.convert(given, type_, strict=True)
     except msgspec.ValidationError as error:
@@ -40,7 +40,12 @@ def validate(type_: type[S], given: object, *, positions: Sequence[str] = (), pa
     raise InvalidParams(fields=fields)
 
 
-def _by_name(given: list[Any], positions: Sequence[str]) -> dict[str, Any]:
+def by_name(given: list[Any], positions: Sequence[str]) -> dict[str, Any]:
+    """Parameters given by position, by name.
+
+    Raises:
+        InvalidParams: there are more than positions.
+    """
     if len(given) > len(positions):
         expected = f"nothing: by position it takes {', '.join(positions) or 'nothing at all'}"
         surplus = range(len(positions), min(len(given), len(positions) + MAX_FIELD_ERRORS))

@@ -14,13 +14,13 @@ import platform
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from baseline import bare_creates_per_second
-from daemon import MeasuredDaemon, request, running
-from load import HttpFraming, NdjsonFraming, run_load
+from daemon import MeasuredDaemon, connect_tcp, request, running
+from load import Framing, HttpFraming, NdjsonFraming, Result, run_load
 from peer import running_peer, why_not
 from prefill import prefill
 from texts import Texts
@@ -28,6 +28,7 @@ from texts import Texts
 CLIENTS = 64
 QUERIES = 200
 READ_EPISODES = 20_000
+TCP = {"NEXUSD_SERVER__TCP__ENABLED": "true", "NEXUSD_SERVER__TCP__PORT": "0"}
 
 
 @dataclass
@@ -64,74 +65,120 @@ class Options:
 
 
 def measure_small_store(options: Options, report: Report) -> None:
-    """Durable creates and gets with 64 clients, beside bare SQLite and the peer."""
+    """Durable creates and gets with 64 clients, line by line and over HTTP, beside bare SQLite and the peer."""
     bare = bare_creates_per_second(options.work / "bare", options.seconds)
     report.add("bare apsw, creates in batches of 64", f"{bare:,.0f}/s")
-    with running(options.work / "small") as daemon:
-        session = daemon.call("sessions.create", externalId="bench")["id"]
-        texts = Texts(seed=4)
-        pool = [
-            request("episodes.create",
-                    {"sessionId": session, "userMessage": texts.sentence(), "aiResponse": texts.sentence()})
-            for _ in range(2000)
-        ]
-        endless = itertools.cycle(pool)
-        created = run_load(daemon.connect, lambda: next(endless), NdjsonFraming(), clients=CLIENTS,
-                           seconds=options.seconds)
+    with running(options.work / "small", **TCP) as daemon:
+        daemon.call("sessions.create", externalId="bench")
+        bodies = new_episodes()
+        created = load(daemon.connect, [request("episodes.create", body) for body in bodies], NdjsonFraming(), options)
         share = created.rate / bare
         report.add("creates, 64 clients, Unix socket", f"{created.rate:,.0f}/s",
                    f"p50 {created.median_ms:.1f} ms, p99 {created.percentile_ms(0.99):.1f} ms")
         report.add("  of bare apsw", f"{share:.0%}", "at least 45%", holds=share >= 0.45)
+        connect = tcp_of(daemon)
+        rpc_created = load(connect, [rpc("episodes.create", body) for body in bodies], HttpFraming(), options)
+        report.add("creates, 64 clients, POST /rpc", f"{rpc_created.rate:,.0f}/s")
+        rest_created = load(connect, [post("/episodes", body) for body in bodies], HttpFraming(), options)
+        report.add("creates, 64 clients, POST /episodes", f"{rest_created.rate:,.0f}/s")
     # Reads are measured without the embedding backlog that the creates left behind: the peer embeds nothing.
     prefill(options.work / "reads" / "nexus.db", READ_EPISODES)
-    with running(options.work / "reads") as daemon:
+    with running(options.work / "reads", **TCP) as daemon:
         daemon.wait_until(lambda: daemon.call("outbox.status")["pending"] == 0)
         daemon.wait_until(lambda: not daemon.call("system.status")["index"]["rebuilding"], every_s=1)
-        ids = itertools.cycle([request("episodes.get", {"id": i}) for i in range(1, READ_EPISODES)])
-        got = run_load(daemon.connect, lambda: next(ids), NdjsonFraming(), clients=CLIENTS, seconds=options.seconds)
+        ids = range(1, READ_EPISODES)
+        gets = [request("episodes.get", {"id": i}) for i in ids]
+        got = load(daemon.connect, gets, NdjsonFraming(), options)
         report.add("gets, 64 clients, Unix socket", f"{got.rate:,.0f}/s",
                    f"p50 {got.median_ms:.1f} ms, p99 {got.percentile_ms(0.99):.1f} ms")
-        alone = run_load(daemon.connect, lambda: next(ids), NdjsonFraming(), clients=1, seconds=2)
+        alone = load(daemon.connect, gets, NdjsonFraming(), options, clients=1)
         report.add("get, one client, round trip p50", f"{alone.median_ms:.3f} ms", "under 0.25 ms",
                    holds=alone.median_ms < 0.25)
+        measure_cache(daemon, options, report)
+        connect = tcp_of(daemon)
+        rpc_got = load(connect, [rpc("episodes.get", {"id": i}) for i in ids], HttpFraming(), options)
+        report.add("gets, 64 clients, POST /rpc", f"{rpc_got.rate:,.0f}/s")
+        rest_got = load(connect, [get(f"/episodes/{i}") for i in ids], HttpFraming(), options)
+        report.add("gets, 64 clients, GET /episodes/:id", f"{rest_got.rate:,.0f}/s")
+    for what, rpc_result, rest_result in (("gets", rpc_got, rest_got), ("creates", rpc_created, rest_created)):
+        added = rpc_result.rate / rest_result.rate - 1
+        report.add(f"  {what}: what REST adds to POST /rpc", f"{added:+.0%}", "under 20%", holds=added < 0.2)
     reason = why_not(options.peer)
     if options.peer is None or reason is not None:
         report.add("Express + better-sqlite3 service", "skipped", reason or "")
         return
     with running_peer(options.peer, options.work / "peer") as port:
-        measure_peer(port, options, report, created.rate, got.rate)
+        peer_created, peer_got = load_peer(port, options)
+    report.add("Express service, creates, 64 clients, SYNC=FULL", f"{peer_created.rate:,.0f}/s")
+    report.add("Express service, gets, 64 clients", f"{peer_got.rate:,.0f}/s")
+    for what, ours, theirs, aim in (
+        ("creates, lines", created, peer_created, 2.5), ("creates, REST", rest_created, peer_created, 2),
+        ("gets, lines", got, peer_got, 4), ("gets, REST", rest_got, peer_got, 2),
+    ):
+        ratio = ours.rate / theirs.rate
+        report.add(f"  nexusd against it: {what}", f"{ratio:.1f} x", f"at least {aim:g} x", holds=ratio >= aim)
 
 
-def measure_peer(port: int, options: Options, report: Report, creates: float, gets: float) -> None:
-    """The same load on the Express service over HTTP."""
+def measure_cache(daemon: MeasuredDaemon, options: Options, report: Report) -> None:
+    """A look-up in the TTL cache: what a round trip costs where nothing is done."""
+    if not daemon.has("cache.get"):
+        report.add("cache.get, one client, round trip p50", "skipped", "there is no such method")
+        return
+    daemon.call("cache.set", key="bench", value={"a": 1}, ttl=3_600_000)
+    cached = load(daemon.connect, [request("cache.get", {"key": "bench"})], NdjsonFraming(), options, clients=1)
+    report.add("cache.get, one client, round trip p50", f"{cached.median_ms:.3f} ms", "under 0.15 ms",
+               holds=cached.median_ms < 0.15)
+
+
+def load_peer(port: int, options: Options) -> tuple[Result, Result]:
+    """The same creates and gets on the Express service."""
 
     def connect() -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        return connect_tcp("127.0.0.1", port)
 
-    def post(path: str, body: dict[str, object]) -> bytes:
-        data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: peer\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
-        return head.encode() + b"\r\n\r\n" + data
-
-    texts = Texts(seed=4)
     sessions = iter([post("/sessions", {"externalId": "bench"})])
     run_load(connect, lambda: next(sessions, None), HttpFraming(), clients=1, seconds=5)
-    pool = itertools.cycle([
-        post("/episodes", {"sessionId": 1, "userMessage": texts.sentence(), "aiResponse": texts.sentence()})
-        for _ in range(2000)
-    ])
-    created = run_load(connect, lambda: next(pool), HttpFraming(), clients=CLIENTS, seconds=options.seconds)
-    report.add("Express service, creates, 64 clients, SYNC=FULL", f"{created.rate:,.0f}/s")
-    ratio = creates / created.rate
-    report.add("  nexusd creates against it", f"{ratio:.1f} x", "at least 2.5 x", holds=ratio >= 2.5)
+    created = load(connect, [post("/episodes", body) for body in new_episodes()], HttpFraming(), options)
     stored = min(created.requests, READ_EPISODES)
-    ids = itertools.cycle([f"GET /episodes/{i} HTTP/1.1\r\nHost: peer\r\n\r\n".encode() for i in range(1, stored)])
-    got = run_load(connect, lambda: next(ids), HttpFraming(), clients=CLIENTS, seconds=options.seconds)
-    report.add("Express service, gets, 64 clients", f"{got.rate:,.0f}/s")
-    ratio = gets / got.rate
-    report.add("  nexusd gets against it", f"{ratio:.1f} x", "at least 4 x", holds=ratio >= 4)
+    return created, load(connect, [get(f"/episodes/{i}") for i in range(1, stored)], HttpFraming(), options)
+
+
+def load(
+    connect: Callable[[], socket.socket], requests: list[bytes], framing: Framing, options: Options, *,
+    clients: int = CLIENTS,
+) -> Result:
+    """These requests over and over, from so many clients."""
+    endless: Iterator[bytes] = itertools.cycle(requests)
+    return run_load(connect, lambda: next(endless), framing, clients=clients, seconds=options.seconds)
+
+
+def tcp_of(daemon: MeasuredDaemon) -> Callable[[], socket.socket]:
+    """Connects to the daemon's port."""
+    host, port = daemon.tcp_address()
+    return lambda: connect_tcp(host, port)
+
+
+def new_episodes() -> list[dict[str, object]]:
+    """Exchanges to be created in the first session."""
+    texts = Texts(seed=4)
+    return [{"sessionId": 1, "userMessage": texts.sentence(), "aiResponse": texts.sentence()} for _ in range(2000)]
+
+
+def post(path: str, body: dict[str, object]) -> bytes:
+    """One HTTP request with a JSON body."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def rpc(method: str, params: dict[str, object]) -> bytes:
+    """One JSON-RPC request over HTTP."""
+    return post("/rpc", {"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+
+
+def get(path: str) -> bytes:
+    """One HTTP request without a body."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def measure_large_store(options: Options, report: Report) -> None:

@@ -31,6 +31,15 @@ class MeasuredDaemon:
         connection.connect(str(self.socket_path))
         return connection
 
+    def tcp_address(self) -> tuple[str, int]:
+        """Where its port is, if that is on."""
+        host, _, port = self.call("system.status")["server"]["tcp"].rpartition(":")
+        return host, int(port)
+
+    def has(self, method: str) -> bool:
+        """Whether there is such a method."""
+        return any(one["name"] == method for one in self.call("help")["methods"])
+
     def call(self, method: str, **params: Any) -> Any:
         """One exchange, outside of what is timed."""
         self._connection.sendall(request(method, params))
@@ -51,6 +60,13 @@ class MeasuredDaemon:
     def memory_mb(self) -> dict[str, float]:
         """Resident memory by process."""
         return {p["name"]: round(p["residentBytes"] / 1e6, 1) for p in self.call("system.status")["processes"]}
+
+
+def connect_tcp(host: str, port: int) -> socket.socket:
+    """A connection that sends at once."""
+    connection = socket.create_connection((host, port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
 def request(method: str, params: dict[str, Any]) -> bytes:

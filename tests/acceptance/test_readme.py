@@ -140,8 +140,9 @@ def test_every_example_runs_and_prints_what_the_readme_shows(directory: Path, re
             continue
         block = ""
         for command, shown in example.commands:
-            if "socat" in command and shutil.which("socat") is None:
-                pytest.skip("socat is missing; the README shows the raw socket with it")
+            for tool in ("socat", "curl"):
+                if tool in command and shutil.which(tool) is None:
+                    pytest.skip(f"{tool} is missing; the README shows the raw socket and HTTP with it")
             if command.startswith("export PATH="):  # done above
                 block += f"$ {command}\n"
                 continue

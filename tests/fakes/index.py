@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
-from nexusd.index.filters import Condition, Filter, HasId, Match
+from nexusd.index.filters import Filter, passes
 from nexusd.index.index import CollectionSpec, Hit, IndexHealth, Point, PointVersion, Vector
 
 
@@ -74,7 +74,7 @@ class FakeIndex:
         hits = [
             Hit(point.id, point.version, _cosine(wanted, array.array("f", point.vector)))
             for point in self._held(collection).values()
-            if where is None or _passes(point, where)
+            if where is None or passes(where, point.id, point.payload)
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:limit]
 
@@ -109,29 +109,3 @@ class FakeIndex:
 
 def _cosine(a: array.array[float], b: array.array[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
-
-
-def _passes(point: Point, where: Filter) -> bool:
-    return (
-        all(_holds(point, condition) for condition in where.must)
-        and (not where.should or any(_holds(point, condition) for condition in where.should))
-        and not any(_holds(point, condition) for condition in where.must_not)
-    )
-
-
-def _holds(point: Point, condition: Condition) -> bool:
-    if isinstance(condition, HasId):
-        return point.id in condition.ids
-    value: object = point.payload
-    for part in condition.key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(condition, Match):
-        return any(type(value) is type(wanted) and value == wanted for wanted in condition.any_of)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return (
-        (condition.gt is None or value > condition.gt)
-        and (condition.gte is None or value >= condition.gte)
-        and (condition.lt is None or value < condition.lt)
-        and (condition.lte is None or value <= condition.lte)
-    )

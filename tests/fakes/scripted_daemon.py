@@ -141,7 +141,8 @@ class ScriptedDaemon:
         if key is not None and key in self._kept:
             return self._kept[key]
         if method in self.answers:
-            return self.answers[method]
+            answer = self.answers[method]
+            return answer(params) if callable(answer) else answer
         if method not in WRITES | READS:
             raise Refused(-32601, "method_not_found", f"There is no method {method}.")
         result = getattr(self, "_" + method.replace(".", "_"))(params)

@@ -67,8 +67,11 @@ async def started(
     module: str = "servant",
     *arguments: str,
     on_started: Callable[[ChildProcess], Awaitable[None]] | None = None,
+    on_running: Callable[[bool], None] | None = None,
 ) -> AsyncIterator[ChildProcess]:
-    child = ChildProcess("servant", module, [str(notes), *arguments], on_started=on_started)
+    child = ChildProcess(
+        "servant", module, [str(notes), *arguments], on_started=on_started, on_running=on_running
+    )
     try:
         yield child
     finally:
@@ -336,3 +339,26 @@ def test_a_child_dies_with_its_daemon(children: Path) -> None:
         while Path(f"/proc/{process_id}").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not Path(f"/proc/{process_id}").exists()
+
+
+async def test_it_is_told_when_calls_are_taken_and_when_not_any_more(children: Path) -> None:
+    told: list[bool] = []
+    async with started(children, on_running=told.append) as child:
+        await child.call("echo", 1, timeout_s=20)
+        assert told == [True]
+        with pytest.raises(ChildDied):
+            await child.call("die", 7, timeout_s=20)
+        await until(lambda: told == [True, False, True])
+        assert await child.call("echo", 2, timeout_s=20) == 2
+    assert told == [True, False, True]  # a close is no news to who closes
+
+
+async def test_a_child_that_never_came_up_never_went_away(children: Path) -> None:
+    async def cannot(child: ChildProcess) -> None:
+        await child.call_starting("refuse", None, timeout_s=20)
+
+    told: list[bool] = []
+    async with started(children, on_started=cannot, on_running=told.append) as child:
+        child.start()
+        await until(lambda: child.restarts >= 2)
+    assert told == []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.scripted_daemon import ScriptedDaemon, does_it_and_hangs_up, refuses, sends_garbage, stays_silent
+from fakes.scripted_daemon import Refused, ScriptedDaemon, does_it_and_hangs_up, refuses, sends_garbage, stays_silent
 
 from nexusd import __version__
 from nexusd.cli.completion import MAX_WAIT_S
@@ -238,7 +238,6 @@ def test_daemon_that_does_not_speak_is_exit_code_2(daemon: ScriptedDaemon, act: 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["frobnicate"],
         ["search"],
         ["search", "key", "--limit", "many"],
         ["search", "key", "--frobnicate"],
@@ -294,6 +293,148 @@ def test_byte_that_is_no_text_on_standard_input_is_exit_code_3(daemon: ScriptedD
 def test_version_is_told_without_a_daemon(tmp_path: Path) -> None:
     done = nexusctl("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"nexusctl {__version__}\n", "")
+
+
+# --- commands that the daemon has ---
+
+HELP = {
+    "rooms.list": {"name": "rooms.list", "summary": "List rooms.", "params": [
+        {"name": "floor", "type": "string", "required": True, "schema": {"type": "string"}},
+        {"name": "limit", "type": "integer", "schema": {"type": "integer"}},
+    ]},
+    "rooms.createMany": {"name": "rooms.createMany", "summary": "Store rooms.", "mutates": True, "params": [
+        {"name": "items", "type": "array", "schema": {"type": "array", "items": {"type": "object"}}},
+    ]},
+    "pulse": {"name": "pulse", "summary": "Beat.", "params": []},
+}  # fmt: skip
+
+
+@pytest.fixture
+def learned(daemon: ScriptedDaemon) -> ScriptedDaemon:
+    """A daemon with methods that nexusctl has never heard of."""
+    daemon.answers["help"] = lambda params: (
+        {"methods": [{"name": name, "summary": one["summary"]} for name, one in sorted(HELP.items())]}
+        if "method" not in params else HELP.get(params["method"]) or not_found_method(params["method"])
+    )  # fmt: skip
+    daemon.answers.update({"rooms.list": {"items": [], "nextCursor": None}, "rooms.createMany": {"items": []},
+                           "pulse": {"beats": 60}})  # fmt: skip
+    return daemon
+
+
+def not_found_method(name: str) -> Any:
+    raise Refused(-32601, "method_not_found", f"There is no method {name}.")
+
+
+def test_method_is_a_command_and_its_texts_stay_texts(learned: ScriptedDaemon) -> None:
+    done = nexusctl("--socket", learned.address, "rooms", "list", "floor=5", "--limit", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"items": [], "nextCursor": None}
+    assert learned.calls("rooms.list") == [{"floor": "5", "limit": 3}]
+    assert learned.calls("help") == [{"method": "rooms.list"}]  # one request more, no others
+
+
+def test_method_of_two_words_is_typed_as_shells_do_or_as_the_wire_has_it(learned: ScriptedDaemon) -> None:
+    for verb in ("create-many", "createMany"):
+        done = nexusctl("--socket", learned.address, "rooms", verb, 'items:=[{"a":1}]')
+        assert (done.returncode, done.stderr) == (0, "")
+    assert [call["items"] for call in learned.calls("rooms.createMany")] == [[{"a": 1}]] * 2
+    assert all(call["idempotencyKey"] for call in learned.calls("rooms.createMany"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_parameters_of_a_method_are_read_from_standard_input(learned: ScriptedDaemon, arguments: list[str]) -> None:
+    done = nexusctl("--socket", learned.address, "rooms", "list", *arguments, stdin='{"floor": "1"}')
+    assert done.returncode == 0
+    assert learned.calls("rooms.list") == [{"floor": "1"}]
+
+
+def test_method_without_a_resource_is_a_command_too(learned: ScriptedDaemon) -> None:
+    done = nexusctl("--socket", learned.address, "pulse", stdin="left alone: it takes nothing")
+    assert (json.loads(done.stdout), done.stderr) == ({"beats": 60}, "")
+
+
+def test_resource_lists_its_commands_and_a_command_explains_itself(learned: ScriptedDaemon) -> None:
+    code, drawn = on_terminal("--socket", learned.address, "rooms")
+    assert (code, "create-many" in drawn, "List rooms." in drawn) == (0, True, True)
+    done = nexusctl("--socket", learned.address, "rooms")
+    assert [one["name"] for one in json.loads(done.stdout)["methods"]] == ["rooms.createMany", "rooms.list"]
+    for place in (["rooms", "--help"], ["--json", "rooms", "--help"]):
+        done = nexusctl("--socket", learned.address, *place)
+        assert (done.returncode, "create-many" in done.stdout) == (0, True)
+    done = nexusctl("--socket", learned.address, "rooms", "list", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nexusctl rooms list floor=TEXT [limit=NUMBER]" in done.stdout
+    assert learned.calls("rooms.list") == []
+
+
+def test_general_help_shows_the_resources_of_a_daemon_that_answers(learned: ScriptedDaemon, tmp_path: Path) -> None:
+    for arguments, environ in ((["--socket", learned.address], {}), ([], {"NEXUSD_SOCKET": learned.address})):
+        done = nexusctl(*arguments, "--help", cwd=tmp_path, **environ)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "rooms" in done.stdout
+        assert "create-many, list" in done.stdout
+    done = nexusctl("--help", cwd=tmp_path)
+    assert (done.returncode, "rooms" in done.stdout, "search" in done.stdout) == (0, False, True)
+    assert nexusctl(cwd=tmp_path).returncode == 3
+
+
+def test_own_command_goes_before_a_resource_of_its_name(learned: ScriptedDaemon) -> None:
+    learned.answers["system.status"] = {"state": "ready"}
+    assert json.loads(nexusctl("--socket", learned.address, "status").stdout) == {"state": "ready"}
+    assert learned.calls("help") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["romos"], "there is no command romos; did you mean rooms?"),
+        (["romos", "list", "floor=1"], "there is no command romos; did you mean rooms?"),
+        (["serach", "key"], "there is no command serach; did you mean search?"),
+        (["xyzzy"], "there is no command xyzzy; nexusctl --help lists what there is"),
+        (["rooms", "lits"], "rooms has no command lits; did you mean list?"),
+        (["rooms", "create-mnay"], "rooms has no command create-mnay; did you mean create-many?"),
+        (["rooms", "xyzzy"], "rooms has no command xyzzy; there are create-many, list"),
+        (["rooms", "floor=1"], "expected a command after rooms: create-many, list"),
+        (["rooms", "list", "5"], "expected key=value, got '5'\n  rooms.list takes floor, limit"),
+        (["rooms", "list", "--flor", "5"], "there is no parameter --flor; did you mean --floor?"),
+        (["rooms", "list", "floor=1", "--floor=2"], "floor is given twice"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_command_of_a_daemon_is_exit_code_3(
+    learned: ScriptedDaemon, arguments: list[str], complaint: str
+) -> None:
+    done = nexusctl("--socket", learned.address, *arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"nexusctl: {complaint}")
+    assert learned.calls("rooms.list") == []
+
+
+def test_command_that_only_a_daemon_may_know_is_exit_code_2_without_one(tmp_path: Path) -> None:
+    done = nexusctl("serach", "key", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "data/nexusd.sock: No such file or directory" in done.stderr
+    assert "serach is no command that works without a daemon; did you mean search?" in done.stderr
+
+
+def test_records_are_drawn_as_a_table_and_are_json_on_demand(learned: ScriptedDaemon) -> None:
+    learned.answers["rooms.list"] = {"items": [{"id": 1, "name": "\x1b[31mHall"}], "nextCursor": None}
+    code, drawn = on_terminal("--socket", learned.address, "rooms", "list", "floor=1")
+    assert code == 0
+    assert "\x1b[31m" not in drawn
+    assert "\N{REPLACEMENT CHARACTER}[31mHall" in drawn
+    assert "nextCursor" not in drawn
+    for arguments in (["--json", "rooms", "list", "floor=1"], ["rooms", "list", "--json", "floor=1"]):
+        _, written = on_terminal("--socket", learned.address, *arguments)
+        assert json.loads(written) == learned.answers["rooms.list"]
+
+
+def test_byte_that_is_no_text_in_a_learned_command_is_exit_code_3(learned: ScriptedDaemon) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "--socket", learned.address, "rooms", "list", b"floor=\xff"], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=30, env=environment(), check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (3, "nexusctl: a parameter is not valid UTF-8\n")
 
 
 # --- completion ---

@@ -256,6 +256,28 @@ async def test_a_dimension_that_only_the_loaded_model_shows_to_be_wrong_is_said(
     await _is_unavailable("gives 2 dimensions, not 3: set embedding.dimension to 2", embedder)
 
 
+async def test_it_is_told_when_texts_can_be_embedded_and_when_not(tmp_path: Path) -> None:
+    told: list[bool] = []
+    directory = write_model_directory(tmp_path / "model", {"east": [1.0, 0.0]})
+    embedder = BuiltinEmbedder(EmbeddingConfig(model=str(directory)), SystemClock(), on_answering=told.append)
+    try:
+        await embedder.embed_query("east")
+        assert told == [True]
+        (process_id,) = embedder.health().process_ids
+        os.kill(process_id, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while told != [True, False, True]:
+                await asyncio.sleep(0.01)
+        shutil.rmtree(directory)
+        os.kill(embedder.health().process_ids[0], signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while embedder.health().detail == "" or "no file" not in embedder.health().detail:
+                await asyncio.sleep(0.01)
+        assert told == [True, False, True, False], "a model that cannot be loaded does not answer"
+    finally:
+        await embedder.close()
+
+
 def _command_line(process_id: int) -> bytes:
     """Empty where there is no such process."""
     try:

@@ -316,8 +316,15 @@ RANGES = st.one_of(
 CONDITIONS = st.one_of(
     MATCHES, RANGES, st.builds(HasId, st.lists(st.integers(-1, 12), max_size=4).map(tuple))
 )
-SOME = st.lists(CONDITIONS, max_size=2).map(tuple)
-FILTERS = st.builds(Filter, must=SOME, should=SOME, must_not=SOME)
+
+
+def filters(conditions: st.SearchStrategy[Any]) -> st.SearchStrategy[Filter]:
+    some = st.lists(conditions, max_size=2).map(tuple)
+    return st.builds(Filter, must=some, should=some, must_not=some)
+
+
+NESTED = st.builds(Filter, **dict.fromkeys(("must", "should", "must_not"), st.lists(MATCHES, max_size=1).map(tuple)))
+FILTERS = filters(CONDITIONS | NESTED)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -339,6 +346,8 @@ KEYS_BY_PATH = {path("metadata", key): key for key in KEYS}
 
 def holds(condition: Any, id_: int, payload: dict[str, Any]) -> bool:
     """The meaning of a condition, said as plainly as possible."""
+    if isinstance(condition, Filter):
+        return passes(condition, id_, payload)
     if isinstance(condition, HasId):
         return id_ in condition.ids
     found = values_at(payload, condition.key)

@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 
 from nexusd.errors import InvalidParams
 from nexusd.model.episodes import SearchEpisodes
-from nexusd.model.memory import MemoryFilter
 from nexusd.store.connection import Connection, open_writer
-from nexusd.store.episode_search import (
+from nexusd.store.episode_search import search_episodes
+from nexusd.store.full_text import (
+    ENTITIES,
+    EPISODES,
+    MESSAGES,
+    SUMMARIES,
+    Condition,
+    Rarity,
     any_word,
     count_term_rows,
-    match_episodes,
-    place_episodes,
-    search_episodes,
+    match_any,
+    match_weighted,
+    match_words,
 )
 from nexusd.store.migrations import load_migrations, migrate
 
@@ -110,7 +116,7 @@ async def test_terms_are_counted_by_their_stem(memory: Memory) -> None:
     await memory.remember("the dog ran", "Good dog!")
     await memory.remember("Élodie's cat")
     terms = ["dog", "dogs", "running", "elodie", "élodie", "unicorn", "well-known"]
-    counted = await memory.store.read(count_term_rows, terms)
+    counted = await memory.store.read(count_term_rows, EPISODES, terms)
     assert counted == {
         "dog": 2, "dogs": 2, "running": 1, "elodie": 1, "élodie": 1, "unicorn": 0, "well-known": 0,
     }  # fmt: skip
@@ -123,39 +129,19 @@ async def test_bonus_term_lifts_and_finds_nothing_by_itself(memory: Memory) -> N
     lifted = await memory.remember("violin school", session="c")
     for n in range(6):
         await memory.remember(f"filler {n}", session="d")
-    matches = await memory.store.read(match_episodes, ["violin"], ["school"], MemoryFilter(), 10)
+    matches = await memory.store.read(match_any, EPISODES, ["violin"], ["school"], 10)
     assert [match.id for match in matches] == [lifted.id, plain.id]
 
 
 async def test_no_terms_match_nothing(memory: Memory) -> None:
     await memory.remember("something")
-    assert await memory.store.read(match_episodes, [], [], MemoryFilter(), 10) == []
+    assert await memory.store.read(match_any, EPISODES, [], [], 10) == []
 
 
 async def test_equal_matches_at_the_limit_are_the_newer_rows(memory: Memory) -> None:
     ids = [(await memory.remember("the very same", session=f"s{n}")).id for n in range(5)]
-    matches = await memory.store.read(match_episodes, ["same"], [], MemoryFilter(), 3)
+    matches = await memory.store.read(match_any, EPISODES, ["same"], [], 3)
     assert [match.id for match in matches] == ids[:1:-1]
-
-
-async def test_place_knows_the_exchange_before_in_the_same_session(memory: Memory) -> None:
-    first = await memory.remember("one", session="a")
-    other = await memory.remember("two", session="b")
-    third = await memory.remember("three", session="a")
-    places = await memory.store.read(place_episodes, [third.id, other.id, first.id, 999])
-    assert {id_: place.previous for id_, place in places.items()} == {
-        first.id: None, other.id: None, third.id: first.id,
-    }  # fmt: skip
-    assert places[third.id].created_at == third.created_at
-
-
-async def test_exchanges_of_one_moment_stand_in_the_order_of_their_ids(memory: Memory) -> None:
-    ids = []
-    for n in range(3):
-        memory.now_ms = 0
-        ids.append((await memory.remember(f"turn {n}")).id)
-    places = await memory.store.read(place_episodes, ids)
-    assert [places[id_].previous for id_ in ids] == [None, *ids[:2]]
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +155,12 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Connection:
 @given(st.text(max_size=40) | st.text('"*:^()-+{}ANDORNEAR \0', max_size=40))
 def test_nothing_that_a_user_types_is_a_syntax_error(db: Connection, text: str) -> None:
     assert search_episodes(db, SearchEpisodes(query=text or "?")).items == []
-    assert match_episodes(db, [text], [text], MemoryFilter(), 5) == []
-    assert count_term_rows(db, [text]) == {text: 0}
+    for table in (EPISODES, ENTITIES, SUMMARIES, MESSAGES):
+        assert match_any(db, table, [text], [text], 5) == []
+        assert match_words(db, table, text, 5, Condition(f"{table.alias}.id > ?", [0])) == []
+        assert count_term_rows(db, table, [text]) == {text: 0}
+        rare = Rarity(1, {text: 1})
+        assert match_weighted(db, table, rare, rare, 5) == []
 
 
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))

@@ -51,11 +51,11 @@ async def test_common_word_over_the_budget_lifts_without_finding(memory: Memory)
         await memory.remember(f"school day {n}", session="c")
     for n in range(20):
         await memory.remember(f"filler {n}", session="d")
-    answer = await memory.store.read(find_by_words, "violin school", MemoryFilter(), 100, 5)
+    answer = await memory.store.read(find_by_words, "violin school", {"episodes": 100}, MemoryFilter(), 5)
     assert (answer.terms.asked, answer.terms.dropped) == (("violin",), ("school",))
     scores = answer.candidates.scores
-    assert scores.keys() == {plain.id, lifted.id}
-    assert scores[lifted.id] > scores[plain.id]
+    assert scores.keys() == {("episodes", plain.id), ("episodes", lifted.id)}
+    assert scores["episodes", lifted.id] > scores["episodes", plain.id]
 
 
 async def test_keyword_mode_finds_inflected_words_and_asks_no_model(memory: Memory) -> None:
@@ -198,6 +198,7 @@ async def test_embedder_that_hangs_holds_a_search_for_the_deadline_only(tmp_path
 
 
 async def test_caller_that_goes_away_leaves_no_search_behind(memory: Memory) -> None:
+    await memory.remember("the ladder is in the shed")
     memory.embedder.gate = asyncio.Event()
     before = asyncio.all_tasks()
     search = asyncio.create_task(memory.find("ladder"))
@@ -217,6 +218,7 @@ async def test_store_that_is_too_slow_fails_the_search_and_ends_the_semantic_sid
         raise Busy
 
     monkeypatch.setattr("nexusd.retrieval.search.find_by_words", too_slow)
+    await memory.remember("the ladder is in the shed")
     memory.embedder.gate = asyncio.Event()
     before = asyncio.all_tasks()
     with pytest.raises(Busy):

@@ -78,6 +78,7 @@ async def test_what_gathers_is_one_commit_and_each_gets_its_own_answer(tmp_path:
         writes.append(asyncio.create_task(database.write(insert_episode, missing, 1)))
         await asyncio.sleep(0)
         before = database.progress().batches
+        sizes_before = sum(database.progress().batches_by_size)
         gate.opened.set()
         answers = await asyncio.gather(held, *writes, return_exceptions=True)
         episodes = [answer for answer in answers if isinstance(answer, Episode)]
@@ -86,7 +87,27 @@ async def test_what_gathers_is_one_commit_and_each_gets_its_own_answer(tmp_path:
         assert others == {type(None), Conflict, SessionNotFound}
         assert database.peek(count_episodes) == 100
         assert database.progress().largest_batch > 50
-        assert database.progress().batches - before < 10
+        progress = database.progress()
+        assert progress.batches - before < 10
+        assert sum(progress.batches_by_size) - sizes_before == progress.batches - before
+        assert sum(progress.batches_by_size[6:]) > 0     # of more than 32 writes
+
+
+@pytest.mark.parametrize(("writes", "place"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4)])
+async def test_commits_are_counted_by_the_number_of_their_writes(tmp_path: Path, writes: int, place: int) -> None:
+    async with open_database(tmp_path / "nexus.db") as database:
+        gate = Gate()
+        held = await gather_behind(database, gate)
+        before = database.progress().batches_by_size
+        others = [asyncio.create_task(new_session(database, f"s{number}")) for number in range(writes)]
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await asyncio.gather(held, *others)
+        grown = [new - old for new, old in zip(database.progress().batches_by_size, before, strict=True)]
+        expected = [0] * len(grown)
+        expected[0] += 1    # the one that stood still
+        expected[place] += 1
+        assert grown == expected
 
 
 async def test_nobody_is_answered_before_the_commit(tmp_path: Path) -> None:

@@ -3,104 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fakes.embedder import FakeEmbedder
 from fakes.index import FakeIndex
+from harness.outbox_bench import NOW_MS, Bench, make_bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexusd.clock import SystemClock
-from nexusd.config import OutboxConfig, StorageConfig
 from nexusd.embedding.embedder import EmbedderDied, Vector
 from nexusd.index.index import IndexDied, Point
-from nexusd.model.episodes import NewEpisode, UpdateEpisode
+from nexusd.model.episodes import UpdateEpisode
 from nexusd.model.outbox import ListOutbox
-from nexusd.model.sessions import CreateSession, DeleteSession
-from nexusd.store.database import Database
-from nexusd.store.episodes import delete_episode, insert_episode, update_episode
+from nexusd.model.sessions import DeleteSession
+from nexusd.store.episodes import delete_episode, update_episode
 from nexusd.store.outbox import list_outbox, retry_dead
-from nexusd.store.reconciling import row_versions
-from nexusd.store.sessions import delete_session, insert_session
-from nexusd.sync.collections import Collections
-from nexusd.sync.worker import OutboxWorker
+from nexusd.store.sessions import delete_session
+from nexusd.sync.worker import EMBEDDER_PACE_S
 
 pytestmark = pytest.mark.anyio
-NOW_MS = 1_700_000_000_000
-
-
-@dataclass
-class Bench:
-    """A store, a worker, and what it works with."""
-
-    store: Database
-    index: FakeIndex
-    embedder: FakeEmbedder
-    collections: Collections
-    worker: OutboxWorker
-    session: int
-    task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self.task = asyncio.create_task(self.worker.run())
-
-    async def stop(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.task
-            self.task = None
-
-    async def add(self, text: str) -> int:
-        new = NewEpisode(session_id=self.session, user_message=text, ai_response="ok")
-        return (await self.store.write(insert_episode, new, NOW_MS)).id
-
-    async def drained(self) -> None:
-        waited = await self.worker.wait_for(None, [], 20)
-        assert waited.pending == 0
-
-    @property
-    def held(self) -> dict[int, int]:
-        return self.index.versions(self.collections.physical("episodes"))
-
-    async def rows(self) -> dict[int, int]:
-        return {row.id: row.version for row in await self.store.read(row_versions, "episodes", 0, 100_000)}
-
-
-@contextlib.asynccontextmanager
-async def make_bench(
-    directory: Path, *, index: FakeIndex | None = None, embedder: FakeEmbedder | None = None, **config: object
-) -> AsyncIterator[Bench]:
-    directory.mkdir(exist_ok=True)
-    worker: OutboxWorker | None = None
-
-    def committed() -> None:
-        if worker is not None:
-            worker.wake()
-
-    def fatal(error: Exception) -> None:
-        raise AssertionError(error)
-
-    clock = SystemClock()
-    store = Database(directory / "nexus.db", StorageConfig(), clock, on_commit=committed, on_fatal=fatal)
-    await store.open()
-    index, embedder = index or FakeIndex(), embedder or FakeEmbedder()
-    collections = Collections(store, index, embedder.fingerprint)
-    await collections.point(NOW_MS)
-    settings = OutboxConfig(**({"max_backoff_s": 0.2} | config))  # type: ignore[arg-type]
-    worker = OutboxWorker(store, index, embedder, collections, settings, clock, random.Random(7))
-    try:
-        session = await store.write(insert_session, CreateSession(external_id=f"s{random.random()}"), NOW_MS)
-        bench = Bench(store, index, embedder, collections, worker, session.id)
-        yield bench
-        await bench.stop()
-    finally:
-        await store.close()
 
 
 @pytest.fixture
@@ -445,6 +369,58 @@ async def test_an_outage_of_the_model_does_not_keep_the_store_busy(tmp_path: Pat
                 await asyncio.sleep(0)
         assert bench.worker.turns == 2  # the second one rests before it claims again
         assert bench.store.progress().batches - before < 10
+
+
+class Highest(random.Random):
+    """Every pause is as long as it may be."""
+
+    def uniform(self, _low: float, high: float) -> float:
+        return high
+
+
+async def test_after_a_row_failed_alone_the_others_do_not_wait_for_its_pause(tmp_path: Path) -> None:
+    embedder = MortalEmbedder()
+    embedder.deadly.add("User: deadly\nAssistant: ok")
+    async with make_bench(tmp_path, embedder=embedder, chance=Highest(), max_backoff_s=300) as bench:
+        for _ in range(20):  # the next pause is of 300 s
+            bench.worker.embedder_breaker.failed("down")
+        bench.worker.embedder_breaker.try_now()
+        deadly = await bench.add("deadly")
+        bench.start()
+        async with asyncio.timeout(10):
+            while not embedder.document_calls or bench.store.peek(list_outbox, ListOutbox()).items[0].attempts == 0:
+                await asyncio.sleep(0)
+        fine = await bench.add("fine")
+        assert (await bench.worker.wait_for("episodes", [fine], 10)).done
+        assert set(bench.held) == {fine}
+        (row,) = (await bench.store.read(list_outbox, ListOutbox())).items
+        assert (row.row_id, row.attempts, row.state) == (deadly, 1, "pending")
+
+
+async def test_while_the_model_is_away_rows_are_taken_and_given_back_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_sleep, slept = asyncio.sleep, list[float]()
+
+    async def sleep(delay: float, result: object = None) -> object:
+        if delay:
+            slept.append(delay)
+        return await real_sleep(0, result)
+
+    async with make_bench(tmp_path, chance=Highest(), max_backoff_s=300, batch_size=1) as bench:
+        for n in range(40):
+            await bench.add(f"text {n}")
+        bench.embedder.unavailable = "down"
+        for _ in range(20):
+            bench.worker.embedder_breaker.failed("down")
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        bench.start()
+        async with asyncio.timeout(10):
+            while bench.worker.turns < 20:
+                await real_sleep(0)
+        await bench.stop()
+        assert set(slept) == {EMBEDDER_PACE_S}
+        assert len(slept) >= bench.worker.turns - 1  # the first turn need not wait
 
 
 STEPS = st.lists(

@@ -22,7 +22,7 @@ from nexusd.wire.connection import WRITE_HIGH_WATER_BYTES, Connection
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.gate import Gate
 from nexusd.wire.listeners import Server
-from nexusd.wire.methods import Call, Method, MethodTable
+from nexusd.wire.methods import Call, Client, Method, MethodTable
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +64,8 @@ class House:
         self.entered: list[str] = []
         self.left: list[str] = []
         self.moved = asyncio.Condition()
+        self.listeners: list[Client] = []
+        self.closed = asyncio.Event()
         self.clients: list[asyncio.StreamWriter] = []
         table = MethodTable()
         table.register([
@@ -71,6 +73,7 @@ class House:
             Method("wait", "s", Named, str, self._wait, "read"),
             Method("big", "s", Sized, str, self._big, "read"),
             Method("whoami", "s", NoParams, str, self._whoami, "read"),
+            Method("listen", "s", NoParams, bool, self._listen, "read"),
         ])
         self.dispatcher = Dispatcher(table, limits, gate=Gate(is_open=True))
         config = ServerConfig(limits=limits, tcp=TcpConfig(port=0))
@@ -109,6 +112,12 @@ class House:
 
     async def _whoami(self, call: Call, _params: NoParams) -> str:
         return f"{call.principal.name} {call.principal.role}"
+
+    async def _listen(self, call: Call, _params: NoParams) -> bool:
+        assert call.client is not None
+        self.listeners.append(call.client)
+        call.client.when_closed(self.closed.set)
+        return True
 
     async def _note(self, notes: list[str], name: str) -> None:
         async with self.moved:
@@ -502,3 +511,78 @@ async def test_an_error_is_seen_although_the_client_goes_on_sending_and_then_com
         await asyncio.wait([flooding], timeout=20)      # the close reaches it
         assert isinstance(flooding.exception(), ConnectionError)
         assert house.server.connections == 0
+
+
+async def test_a_client_that_listens_is_sent_lines_between_its_replies(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        streams = await house.connect()
+        await answer(streams, request("listen"))
+        (listener,) = house.listeners
+        assert listener.notify(b'{"event":1}')
+        assert await reply(streams) == {"event": 1}
+        assert (await answer(streams, request("echo", name="x")))["result"] == "x"
+
+
+async def test_one_that_does_not_read_is_sent_nothing_until_it_reads_again(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        streams = await house.connect(limit=2**17)
+        await answer(streams, request("listen"))
+        (listener,) = house.listeners
+        line, sent, again = b'"' + b"x" * 100_000 + b'"', 0, asyncio.Event()
+        while listener.notify(line):
+            sent += 1
+            await asyncio.sleep(0)
+        assert sent < 100
+        listener.when_writable(again.set)
+        await asyncio.sleep(0)
+        assert not again.is_set()
+        for _ in range(sent):
+            await reply(streams)
+        async with asyncio.timeout(20):
+            await again.wait()
+        assert listener.notify(b"1")
+        assert await reply(streams) == 1
+
+
+async def test_one_that_can_be_sent_to_is_told_so_in_the_next_turn(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        await answer(await house.connect(), request("listen"))
+        called: list[str] = []
+        house.listeners[0].when_writable(lambda: called.append("writable"))
+        assert called == []
+        await asyncio.sleep(0)
+        assert called == ["writable"]
+
+
+async def test_the_end_of_one_that_listens_is_told_once_also_to_those_who_ask_later(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        streams = await house.connect()
+        await answer(streams, request("listen"))
+        streams[1].close()
+        async with asyncio.timeout(20):
+            await house.closed.wait()
+        (listener,) = house.listeners
+        assert not listener.notify(b"1")
+        late = asyncio.Event()
+        listener.when_closed(late.set)
+        async with asyncio.timeout(20):
+            await late.wait()
+
+
+async def test_one_that_listens_may_be_silent_for_any_time(open_house: OpenHouse) -> None:
+    async with open_house(idle_timeout_s=0.05) as house:
+        listening, idle = await house.connect(), await house.connect()
+        await answer(listening, request("listen"))
+        await answer(idle, request("echo", name="x"))
+        assert await closed(idle) == b""
+        await asyncio.sleep(0.2)
+        assert (await answer(listening, request("echo", name="still here")))["result"] == "still here"
+
+
+async def test_after_the_error_that_ends_it_one_is_sent_nothing_more(open_house: OpenHouse) -> None:
+    async with open_house(max_message_bytes_unix=1024) as house:
+        streams = await house.connect()
+        await answer(streams, request("listen"))
+        assert (await answer(streams, b"{" * 5000))["error"]["code"] == -32005
+        assert not house.listeners[0].notify(b"1")
+        assert await closed(streams) == b""

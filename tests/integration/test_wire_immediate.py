@@ -13,6 +13,7 @@ import pytest
 from nexusd.config import LimitsConfig, ServerConfig, TcpConfig
 from nexusd.errors import NotFound
 from nexusd.model.fields import Id, NoParams, Params
+from nexusd.wire.connection import MAX_ANSWERED_IN_A_TURN
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.gate import Gate
 from nexusd.wire.listeners import Server
@@ -34,6 +35,8 @@ class House:
     def __init__(self) -> None:
         self.order: list[int] = []
         self.all_called = asyncio.Event()
+        self.gathered = 0
+        self.door = asyncio.Event()
 
     def mark(self, _call: Call, params: Mark) -> int:
         if params.n == 404:
@@ -47,6 +50,10 @@ class House:
         self.order.append(params.n)
         return "x" * 40_000
 
+    async def gather(self, _call: Call, _params: NoParams) -> None:
+        self.gathered += 1
+        await self.door.wait()
+
     async def turn(self, _call: Call, _params: NoParams) -> None:
         await asyncio.sleep(0)
 
@@ -57,6 +64,8 @@ class House:
                    immediate=True),
             Method(name="long", summary="Much.", params=Mark, result=str, handler=self.long, role="read",
                    immediate=True),
+            Method(name="gather", summary="Wait for the door.", params=NoParams, result=None, handler=self.gather,
+                   role="read"),
             Method(name="turn", summary="Wait a turn.", params=NoParams, result=None, handler=self.turn, role="read"),
         ])
         return table
@@ -116,6 +125,27 @@ async def test_requests_that_finish_do_not_start_others_before_other_clients_had
         polite.sendall(line(7))
         await house.all_called.wait()
         assert house.order.index(7) < FLOOD / 10
+
+
+async def test_many_requests_that_finish_in_one_turn_start_no_more_than_one_turns_worth(
+    house: House, path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        client.connect(str(path))
+        waiting = MAX_ANSWERED_IN_A_TURN - 2
+        gather = b'{"jsonrpc":"2.0","method":"gather"}\n'
+        client.sendall(gather * waiting + b"".join(line(n) for n in range(1000, 1001 + FLOOD)))
+        while house.gathered < waiting:
+            await asyncio.sleep(0)
+        assert len(house.order) < FLOOD / 2     # it has yielded, and has enough left to start
+        house.door.set()
+        started = []
+        while len(house.order) <= FLOOD:
+            before = len(house.order)
+            await asyncio.sleep(0)              # one turn of the loop
+            started.append(len(house.order) - before)
+    assert max(started) <= MAX_ANSWERED_IN_A_TURN
 
 
 async def test_a_batch_whose_replies_are_too_long_together_is_cut_short_and_says_so(

@@ -19,6 +19,7 @@ from nexusd.config import (
     REFUSED_VARIABLES,
     Config,
     Settings,
+    TcpConfig,
     describe_settings,
     load_settings,
 )
@@ -430,3 +431,10 @@ def test_every_setting_of_the_documented_file_is_explained_on_its_line() -> None
         comment = line.partition(" # ")[2]
         assert len(comment) > 10, f"config.yaml: {key.name} is not explained"
         assert comment.endswith("."), f"config.yaml: {key.name}: a sentence ends with a full stop"
+
+
+@pytest.mark.parametrize(("given", "names"), [
+    (None, []), ("", []), ("mini", ["mini"]), (" mini.home , mini,, ", ["mini.home", "mini"]),
+])
+def test_further_names_of_the_machine_are_separated_by_commas(given: str | None, names: list[str]) -> None:
+    assert TcpConfig(host_names=given).names == names

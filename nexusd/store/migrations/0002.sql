@@ -11,8 +11,15 @@ CREATE TABLE conversations (
     updated_at INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX conversations_by_user ON conversations (user_id);
-CREATE INDEX conversations_by_group ON conversations (group_id);
+CREATE INDEX conversations_by_user ON conversations (user_id, created_at);
+-- also for the SET NULL of a group that goes
+CREATE INDEX conversations_by_group ON conversations (group_id, created_at);
+-- the last active first: of all, of a user, of a group
+CREATE INDEX conversations_by_activity ON conversations (updated_at);
+CREATE INDEX conversations_by_user_activity ON conversations (user_id, updated_at);
+CREATE INDEX conversations_by_group_activity ON conversations (group_id, updated_at);
+-- the latest first, and the same one again when a file is imported twice
+CREATE INDEX conversations_by_time ON conversations (created_at);
 
 CREATE TABLE messages (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -30,7 +37,8 @@ CREATE INDEX messages_by_conversation ON messages (conversation_id, created_at);
 
 -- Ids are the caller's own, a text or a number.
 CREATE TABLE users (
-    id         ANY     NOT NULL PRIMARY KEY,
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,   -- the order of the list; callers never see it
+    id         ANY     NOT NULL UNIQUE,
     settings   TEXT    NOT NULL DEFAULT '{}' CHECK (json_valid(settings)),
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
@@ -66,9 +74,13 @@ CREATE TABLE tool_logs (
     created_at      INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX tool_logs_by_tool ON tool_logs (tool, id);
-CREATE INDEX tool_logs_by_conversation ON tool_logs (conversation_id);
 CREATE INDEX tool_logs_by_time ON tool_logs (created_at);
+CREATE INDEX tool_logs_by_tool ON tool_logs (tool, created_at);
+-- also for the SET NULL of a conversation that goes
+CREATE INDEX tool_logs_by_conversation ON tool_logs (conversation_id, created_at);
+-- Errors are looked for most and are the fewest.
+CREATE INDEX tool_logs_errors ON tool_logs (created_at) WHERE status = 'error';
+CREATE INDEX tool_logs_errors_by_tool ON tool_logs (tool, created_at) WHERE status = 'error';
 
 -- Texts under the caller's own ids. `embedding` is the caller's own vector, float32 little-endian, where one was given.
 CREATE TABLE vectors (
@@ -91,6 +103,35 @@ CREATE TABLE unindexed (
 
 -- names as people write them, to find the entities that a text speaks of
 CREATE INDEX entities_by_name ON entities (name COLLATE NOCASE);
+
+-- all of a type, by name as people sort
+CREATE INDEX entities_by_type_and_name ON entities (type, name COLLATE NOCASE);
+
+-- The links of an entity by label and other end: a walk over the graph reads nothing but these, whichever way it goes.
+CREATE INDEX relationships_by_source ON relationships (from_id, label, to_id);
+DROP INDEX relationships_by_target;
+CREATE INDEX relationships_by_target ON relationships (to_id, label, from_id);
+
+-- Where in its session the run of a summary begins and ends, kept beside the ids since exchanges may be deleted.
+ALTER TABLE summaries ADD COLUMN first_episode_at INTEGER;
+ALTER TABLE summaries ADD COLUMN last_episode_at INTEGER;
+
+UPDATE summaries SET
+    first_episode_at = (SELECT created_at FROM episodes WHERE id = first_episode_id),
+    last_episode_at = (SELECT created_at FROM episodes WHERE id = last_episode_id);
+
+CREATE TRIGGER summaries_run AFTER INSERT ON summaries
+WHEN new.first_episode_id IS NOT NULL
+BEGIN
+    UPDATE summaries SET
+        first_episode_at = (SELECT created_at FROM episodes WHERE id = new.first_episode_id),
+        last_episode_at = (SELECT created_at FROM episodes WHERE id = new.last_episode_id)
+    WHERE id = new.id;
+END;
+
+-- the runs of a session in their order, to find what lies between them
+CREATE INDEX summaries_by_run ON summaries (session_id, first_episode_at, first_episode_id, last_episode_at, last_episode_id)
+WHERE first_episode_at IS NOT NULL;
 
 -- The full-text indexes, cut and stemmed as that of the episodes; their vocabularies tell how rare a term is.
 
@@ -242,6 +283,13 @@ BEGIN
     ON CONFLICT (collection, row_id) DO UPDATE SET
         version = excluded.version, op = excluded.op, state = 'pending',
         attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL;
+END;
+
+-- A conversation was active when something was last said in it; an old message, imported, does not make it newer.
+CREATE TRIGGER messages_activity AFTER INSERT ON messages
+BEGIN
+    UPDATE conversations SET updated_at = min(new.created_at, new.updated_at)
+    WHERE id = new.conversation_id AND updated_at < min(new.created_at, new.updated_at);
 END;
 
 CREATE TRIGGER messages_outbox_insert AFTER INSERT ON messages

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from nexusd.cli import render
-from nexusd.model.memory import MemoryContext
+from nexusd.model.memory import MemoryContext, MemoryHits
 
 NOW_MS = 1_700_000_000_000
 STATUS: dict[str, Any] = {
@@ -102,23 +102,54 @@ def test_stored_text_is_never_markup_and_never_breaks_the_page(text: str, width:
     assert "\x1b" not in page
 
 
-def test_methods_are_listed_with_what_they_do() -> None:
-    text = drawn(render.help_page({"methods": [{"name": "health", "summary": "How it is."}]}))
-    assert "health  How it is." in text
+def row(**fields: Any) -> dict[str, Any]:
+    return {"id": 7, "metadata": {}, "version": 1, "createdAt": NOW_MS, "updatedAt": NOW_MS, "vector": "indexed",
+            **fields}  # fmt: skip
 
 
-def test_method_is_explained_with_a_call_that_a_shell_understands() -> None:
-    method = {
-        "name": "memory.search", "summary": "Find.", "result": "MemoryHits",
-        "params": [{"name": "query", "type": "string", "required": True, "description": "What."},
-                   {"name": "limit", "type": "integer", "required": False, "default": 10}],
-        "errors": [{"kind": "invalid_params"}], "example": {"query": "it's"},
-    }  # fmt: skip
-    text = drawn(render.help_page(method), 120)
-    assert "query  string  required" in text
-    assert "limit  integer  default 10" in text
-    assert """echo '{"query":"it'"'"'s"}' | nexusctl call memory.search""" in text
+HITS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "episodes": (
+        row(sessionId=3, userMessage="a heron?", aiResponse="[b]yes[/b]", tokenCount=None),
+        ("episode #7  session #3", "a heron?", "[b]yes[/b]"),
+    ),
+    "entities": (row(name="Heron", type="bird", notes="grey\x1b[0m"), ("entity #7", "Heron (bird)", "grey\ufffd[0m")),
+    "summaries": (
+        row(sessionId=3, content="about herons", firstEpisodeId=None, lastEpisodeId=None, tokenCount=None),
+        ("summary #7  session #3", "about herons"),
+    ),
+    "messages": (
+        row(conversationId=9, role="assistant", content="a heron it was"),
+        ("message #7  conversation #9", "assistant", "a heron it was"),
+    ),
+}
 
 
-def test_help_of_another_shape_is_shown_as_it_is() -> None:
-    assert '"surprise": 1' in drawn(render.help_page({"surprise": 1}))
+@pytest.mark.parametrize("collection", HITS)
+def test_hit_of_every_kind_is_shown_with_what_it_is_and_where_it_belongs(collection: str) -> None:
+    record, shown = HITS[collection]
+    hit = {"collection": collection, "id": 7, "score": 1.5, "record": record}
+    found = msgspec.convert({"items": [hit], "degraded": [], "truncated": True}, MemoryHits)
+    page = drawn(render.hits(found, "heron", NOW_MS), 100)
+    for piece in (*shown, "1.50", "just now", "further hits were left out"):
+        assert piece in page
+
+
+def test_entity_without_notes_and_summary_without_a_title_take_no_empty_line() -> None:
+    entity = {**HITS["entities"][0], "notes": None}
+    hit = {"collection": "entities", "id": 7, "score": 1.5, "record": entity}
+    found = msgspec.convert({"items": [hit], "degraded": []}, MemoryHits)
+    assert len(drawn(render.hits(found, "heron", NOW_MS)).splitlines()) == 2
+
+
+def test_pieces_of_a_package_are_named_by_kind_where_there_are_several() -> None:
+    def page(*collections: str) -> str:
+        items = [
+            {"collection": name, "id": 4, "reason": reason, "tokens": 9, "score": None, "createdAt": NOW_MS}
+            for name, reason in zip(collections, ("recent", "entity"), strict=False)
+        ]
+        package = {"text": "x", "tokens": 9, "tokenBudget": 20, "items": items, "leftOut": [], "degraded": []}
+        return drawn(render.context(msgspec.convert(package, MemoryContext), NOW_MS))
+
+    assert "#4      recent turn" in page("episodes")
+    assert "episode #4  recent turn" in page("episodes", "entities")
+    assert "entity #4   touched" in page("episodes", "entities")

@@ -33,6 +33,7 @@ async def test_a_repeated_query_asks_the_model_once() -> None:
     cache = QueryCache(8, model.compute)
     assert [await cache.get("hello") for _ in range(3)] == [b"hello"] * 3
     assert model.asked == ["hello"]
+    assert (cache.hits, cache.misses) == (2, 1)
 
 
 async def test_equal_queries_at_the_same_time_are_computed_once() -> None:
@@ -43,6 +44,7 @@ async def test_equal_queries_at_the_same_time_are_computed_once() -> None:
     model.go.set()
     assert await asyncio.gather(*callers) == [b"hello"] * 5
     assert model.asked == ["hello"]
+    assert (cache.hits, cache.misses) == (4, 1)
 
 
 async def test_the_least_recently_used_goes_first() -> None:

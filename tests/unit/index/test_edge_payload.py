@@ -1,12 +1,14 @@
 """Terms and paths: what the engine is given in place of JSON."""
 
+from dataclasses import asdict
+
 import pytest
 import qdrant_edge as edge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.index.edge_payload import MAX_TERMS, TERMS, parsed, stored_payload, term
-from nexusd.index.filters import path
+from nexusd.index.edge_payload import MAX_TERMS, TERMS, needs_scan, stored_payload, term
+from nexusd.index.filters import Filter, Match, Range, parsed, path
 
 SCALARS = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
 
@@ -57,3 +59,12 @@ def test_whatever_json_can_say_can_be_stored(payload: dict[str, object]) -> None
     stored = edge.Point(1, [1.0], stored_payload(payload, 3)).payload
     assert stored is not None
     assert stored["version"] == 3
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_range_that_no_index_covers_is_found_at_any_depth(depth: int) -> None:
+    for key, scan in (("createdAt", False), ("metadata.size", True)):
+        where = Filter(should=(Range(key, gt=1),))
+        for _ in range(depth):
+            where = Filter(must_not=(Match("sessionId", (1,)), where))
+        assert needs_scan(asdict(where)) == scan

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from nexusd.index.filters import Filter, Match, Range
-from nexusd.model.memory import MemoryFilter
+from nexusd.model.memory import MemoryFilter, MessageFilter
 from nexusd.retrieval.conditions import index_filter
 
 
@@ -25,3 +25,8 @@ def test_every_part_of_a_filter_becomes_a_condition() -> None:
 
 def test_one_bound_of_time_is_enough() -> None:
     assert index_filter(MemoryFilter(until=5)) == Filter(must=(Range("createdAt", lt=5),))
+
+
+def test_messages_are_asked_for_by_their_conversation() -> None:
+    assert index_filter(MessageFilter(conversation_id=7)) == Filter(must=(Match("conversationId", (7,)),))
+    assert index_filter(MessageFilter()) is None

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexusd.errors import FieldError, InvalidParams
-from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.cursors import decode_cursor, decode_text_cursor, encode_cursor
 
 numbers = st.integers(-(2**63), 2**63 - 1)
 
@@ -52,3 +52,20 @@ def test_a_damaged_cursor_does_not_break_out(noise: bytes) -> None:
 def test_cursor_of_another_listing_is_refused(listing: str, cursor: str, parts: int) -> None:
     with pytest.raises(InvalidParams):
         decode_cursor(listing, cursor, parts)
+
+
+@given(st.text(max_size=512), st.integers(-(2**63), 2**63 - 1))
+def test_a_place_by_text_and_number_comes_back_and_fits_its_field(text: str, number: int) -> None:
+    cursor = encode_cursor("l", text, number)
+    assert decode_text_cursor("l", cursor) == (text, number)
+    assert len(cursor) <= 4096
+
+
+@pytest.mark.parametrize("key", [(1, 2), ("a",), ("a", "b"), (1, "a"), ("a", 1, 2), ("a", 2**63)])
+def test_a_place_of_another_shape_is_no_place_by_text(key: tuple[int | str, ...]) -> None:
+    with pytest.raises(InvalidParams):
+        decode_text_cursor("l", encode_cursor("l", *key))
+    with pytest.raises(InvalidParams):
+        decode_text_cursor("other", encode_cursor("l", "a", 1))
+    with pytest.raises(InvalidParams):
+        decode_cursor("l", encode_cursor("l", "a", 1), 1)

@@ -82,7 +82,7 @@ def test_ids_are_never_used_twice(db: Connection, session: Session) -> None:
 
 def test_vector_says_what_the_outbox_owes(db: Connection, session: Session) -> None:
     one, two = (insert_episode(db, new(session), 1) for _ in range(2))
-    entries = claim_batch(db, 10, 10**15, 0)
+    entries = claim_batch(db, 10, 10**15, 0, ["episodes"])
     assert select_episode(db, one.id).vector == "pending"
     finish_batch(db, entries[:1])
     bury(db, entries[1], "bad_content", "why")
@@ -91,7 +91,7 @@ def test_vector_says_what_the_outbox_owes(db: Connection, session: Session) -> N
 
 def test_update_bumps_the_version_and_moves_the_words(db: Connection, session: Session) -> None:
     episode = insert_episode(db, new(session, "apples"), 1)
-    finish_batch(db, claim_batch(db, 10, 10**15, 0))
+    finish_batch(db, claim_batch(db, 10, 10**15, 0, ["episodes"]))
     changed = update_episode(db, UpdateEpisode(id=episode.id, user_message="pears"), 2)
     assert (changed.version, changed.updated_at, changed.vector) == (2, 2, "pending")
     assert found(db, "apples") == []
@@ -102,7 +102,7 @@ def test_update_bumps_the_version_and_moves_the_words(db: Connection, session: S
 
 def test_update_that_changes_nothing_queues_nothing(db: Connection, session: Session) -> None:
     episode = insert_episode(db, new(session, "apples"), 1)
-    finish_batch(db, claim_batch(db, 10, 10**15, 0))
+    finish_batch(db, claim_batch(db, 10, 10**15, 0, ["episodes"]))
     same = update_episode(db, UpdateEpisode(id=episode.id, user_message="apples", token_count=None), 2)
     assert (same.version, same.updated_at, same.vector) == (1, 1, "indexed")
 

@@ -35,7 +35,7 @@ def add(db: Connection, session: Session, count: int) -> list[int]:
 
 
 def claim(db: Connection, limit: int = 100, now_ms: int = NOW) -> list[OutboxEntry]:
-    return claim_batch(db, limit, now_ms, BACKOFF)
+    return claim_batch(db, limit, now_ms, BACKOFF, ("episodes",))
 
 
 def state(db: Connection, row_id: int) -> tuple[object, ...]:
@@ -103,10 +103,10 @@ def test_release_counts_no_attempt_and_postpone_does(db: Connection, session: Se
     assert state(db, released) == ("upsert", 1, "pending", 0, NOW + 1, None, None)
     assert state(db, postponed) == ("upsert", 1, "pending", 1, NOW + 5, "internal_error", "oops")
     assert claim(db) == []
-    assert next_due_ms(db, NOW, BACKOFF) == NOW + 1
+    assert next_due_ms(db, NOW, BACKOFF, ("episodes",)) == NOW + 1
     assert [e.row_id for e in claim(db, now_ms=NOW + 4)] == [released]
     assert [e.row_id for e in claim(db, now_ms=NOW + 5)] == [postponed]
-    assert next_due_ms(db, NOW, BACKOFF) is None
+    assert next_due_ms(db, NOW, BACKOFF, ("episodes",)) is None
 
 
 def test_a_clock_set_back_holds_nothing_up(db: Connection, session: Session) -> None:
@@ -114,7 +114,7 @@ def test_a_clock_set_back_holds_nothing_up(db: Connection, session: Session) -> 
     postpone(db, claim(db), NOW + BACKOFF, "busy", "later")
     assert claim(db) == []
     a_year_ago = NOW - BACKOFF
-    assert next_due_ms(db, a_year_ago, BACKOFF) == 0
+    assert next_due_ms(db, a_year_ago, BACKOFF, ("episodes",)) == 0
     assert [e.row_id for e in claim(db, now_ms=a_year_ago)] == [row_id]
 
 

@@ -26,7 +26,7 @@ def add_episodes(db: Connection, session: Session, count: int) -> list[int]:
 
 
 def settle(db: Connection) -> None:
-    finish_batch(db, claim_batch(db, 10_000, 10**15, 0))
+    finish_batch(db, claim_batch(db, 10_000, 10**15, 0, ["episodes"]))
 
 
 def versions(db: Connection) -> dict[int, int]:
@@ -148,7 +148,7 @@ def test_delete_takes_everything_and_queues_every_point(db: Connection, session:
     )
     gone = delete_session(db, DeleteSession(id=session.id))
     assert gone.deleted == {"sessions": 1, "episodes": 3, "summaries": 1}
-    assert gone.points_queued == 3
+    assert gone.points_queued == 4
     assert set(unfinished(db, "episodes", ids)) == set(ids)
     assert {op for (op,) in db.execute("SELECT op FROM outbox")} == {"delete"}
     assert db.execute("SELECT count(*) FROM episodes").get == 0

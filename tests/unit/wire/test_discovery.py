@@ -54,9 +54,10 @@ def test_help_without_a_name_lists_every_method() -> None:
 def test_help_explains_a_method() -> None:
     told = describe(sample_table(), "small")
     assert told["params"] == [
-        {"name": "count", "type": "integer (1 to 9)", "required": True, "description": "How many."},
-        {"name": "word", "type": "string or null", "required": False, "description": "Which.",
-         "default": None},
+        {"name": "count", "type": "integer (1 to 9)", "required": True, "description": "How many.",
+         "schema": {"type": "integer", "minimum": 1, "maximum": 9, "description": "How many."}},
+        {"name": "word", "type": "string or null", "required": False, "description": "Which.", "default": None,
+         "schema": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "Which.", "default": None}},
     ]
     assert [error["kind"] for error in told["errors"]] == ["invalid_params", "internal_error", "not_found"]
     assert told["result"] == "object"
@@ -123,9 +124,31 @@ def test_the_document_describes_every_method_and_every_reference_resolves() -> N
     assert methods["small"]["errors"][2]["data"] == {"kind": "not_found", "retryable": False}
 
 
-def test_a_result_that_has_no_schema_is_told_in_words() -> None:
-    methods = {method["name"]: method for method in discover(sample_table())["methods"]}
-    assert methods["odd"]["result"]["schema"] == {"title": "Odd", "description": "Holds one of two."}
+def test_help_gives_programs_a_schema_without_references() -> None:
+    told = {one["name"]: one for one in describe(sample_table(), "memory.search")["params"]}
+    assert references(told["filter"]["schema"]) == []
+    assert told["filter"]["schema"]["properties"]["since"]["anyOf"][1] == {"type": "null"}
+
+
+def test_a_union_of_records_has_a_schema_too() -> None:
+    document = discover(sample_table())
+    methods = {method["name"]: method for method in document["methods"]}
+    assert methods["odd"]["result"]["schema"] == {"$ref": "#/components/schemas/Odd"}
+    assert document["components"]["schemas"]["Odd"] == {
+        "title": "Odd", "description": "Holds one of two.", "type": "object", "required": ["items"],
+        "properties": {"items": {"type": "array", "items": {"anyOf": [
+            {"$ref": "#/components/schemas/Episode"}, {"$ref": "#/components/schemas/SearchMemory"},
+        ]}}},
+    }  # fmt: skip
+
+
+def test_two_types_of_one_name_are_two_components() -> None:
+    table = MethodTable()
+    for name, field in (("one", "first"), ("two", "second")):
+        result = msgspec.defstruct("Twin", [(field, int)], module=f"made.{name}")
+        table.register([Method(name, "Answer.", NoParams, result, handler, "read")])
+    components = discover(table)["components"]["schemas"]
+    assert sorted(list(schema["properties"]) for schema in components.values()) == [["first"], ["second"]]
 
 
 def test_the_same_table_gives_the_same_document() -> None:

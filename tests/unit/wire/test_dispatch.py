@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from nexusd.config import LimitsConfig
 from nexusd.errors import Busy, EpisodeNotFound, FieldError, InvalidParams, RpcError
-from nexusd.model.fields import Id, NoParams, Params
+from nexusd.model.fields import Id, Mutation, NoParams, Params
 from nexusd.wire.dispatch import UNKNOWN_METHOD, Dispatcher
 from nexusd.wire.gate import Gate
 from nexusd.wire.methods import Call, Method, MethodTable, Principal, Role
@@ -334,3 +335,74 @@ def test_whatever_is_sent_gets_replies_of_the_right_form(message: object) -> Non
         if "error" in one:
             assert one["error"]["code"] in (-32700, -32600, -32601, -32602, -32603, -32005)
             assert one["error"]["data"]["requestId"]
+
+
+class Noted(Mutation, frozen=True, kw_only=True):
+    id: Id
+
+
+class Words:
+    """A shape that a test reads."""
+
+    def result(self, result: Any) -> str:
+        return f"result {msgspec.json.encode(result).decode()}"
+
+    def error(self, error: RpcError, request_id: str) -> str:
+        return f"error {error.kind} {request_id}"
+
+
+def immediate(_call: Call, params: Get) -> int:
+    return params.id
+
+
+async def invoked(dispatcher: Dispatcher, name: str, params: dict[str, Any], **kwargs: Any) -> str:
+    outcome = dispatcher.invoke(name, params, ADMIN, Words(), **kwargs)
+    return await outcome if isawaitable(outcome) else outcome
+
+
+async def test_a_call_by_name_has_its_outcome_in_the_shape_of_its_caller() -> None:
+    dispatcher = dispatcher_of(
+        method("get", echo), Method("now", "s", Get, Any, immediate, "read", immediate=True),
+        method("fail", failing(EpisodeNotFound())),
+    )
+    assert [await invoked(dispatcher, name, {"id": 3}) for name in ("get", "now")] == ["result 3", "result 3"]
+    for name, kind in (("fail", "not_found"), ("nothing", "method_not_found")):
+        assert (await invoked(dispatcher, name, {"id": 3})).startswith(f"error {kind} ")
+    assert (await invoked(dispatcher, "get", {"id": 0})).startswith("error invalid_params ")
+    assert dispatcher.counters.total == 5
+
+
+async def test_a_result_that_the_shape_cannot_tell_is_an_internal_error() -> None:
+    async def unencodable(_call: Call, _params: Any) -> object:
+        return object()
+
+    outcome = await invoked(dispatcher_of(method("m", unencodable, params=NoParams)), "m", {})
+    assert outcome.startswith("error internal_error ")
+
+
+@pytest.mark.parametrize("params", [{"id": 1}, [1], {"id": 1, "idempotencyKey": "k"}, [1, "k"]])
+async def test_an_idempotency_key_beside_the_frame_is_one_of_its_parameters(params: object) -> None:
+    keys: list[str | None] = []
+
+    async def note(_call: Call, given: Noted) -> None:
+        keys.append(given.idempotency_key)
+
+    dispatcher = dispatcher_of(Method("m", "s", Noted, Any, note, "read", mutates=True))
+    answer = dispatcher.begin(request("m", params), ADMIN, None, "k")
+    assert isawaitable(answer)
+    assert b'"result":' in (await answer or b"")
+    assert keys == ["k"]
+
+
+async def test_an_idempotency_key_beside_the_frame_must_be_the_one_in_it() -> None:
+    dispatcher = dispatcher_of(Method("m", "s", Noted, Any, echo, "read", mutates=True))
+    answer = dispatcher.begin(request("m", {"id": 1, "idempotencyKey": "a"}), ADMIN, None, "b")
+    assert isawaitable(answer)
+    assert b"idempotencyKey" in (await answer or b"")
+
+
+async def test_an_idempotency_key_beside_a_batch_is_refused() -> None:
+    dispatcher = dispatcher_of(Method("m", "s", Noted, Any, echo, "read", mutates=True))
+    answer = dispatcher.begin(b"[" + request("m", {"id": 1}) + b"]", ADMIN, None, "b")
+    assert isinstance(answer, bytes)
+    assert json.loads(answer)["error"]["code"] == -32600

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.wire.frames import FrameReader, is_ndjson
+from nexusd.wire.frames import FrameReader, is_http, is_ndjson
 
 
 def frames_of(chunks: list[bytes], max_bytes: int = 1000) -> tuple[list[bytes], FrameReader]:
@@ -132,3 +132,21 @@ def test_the_unfinished_line_at_the_end_of_the_stream_is_the_last_frame() -> Non
 ])
 def test_the_first_byte_chooses_the_protocol(first: int, *, expected: bool) -> None:
     assert is_ndjson(first) is expected
+
+
+def test_what_no_frame_was_taken_from_yet_is_known() -> None:
+    frames = FrameReader(100)
+    assert not frames.has_unread
+    frames.feed(b"1\n2\nhalf")
+    taken = []
+    while frames.has_unread:
+        taken.append(frames.next_frame())
+    assert (taken, frames.has_partial) == ([b"1", b"2", None], True)
+
+
+@pytest.mark.parametrize(("first", "speaks"), [
+    (b"G", "http"), (b"P", "http"), (b"Z", "http"), (b"{", "json"), (b"[", "json"), (b" ", "json"), (b"\n", "json"),
+    (b"g", "neither"), (b"\x16", "neither"), (b"1", "neither"), (b'"', "neither"), (b"\x00", "neither"),
+])
+def test_the_first_byte_tells_the_language(first: bytes, speaks: str) -> None:
+    assert (is_http(first[0]), is_ndjson(first[0])) == (speaks == "http", speaks == "json")

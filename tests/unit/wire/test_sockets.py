@@ -174,3 +174,11 @@ def test_anything_but_loopback_is_refused(host: str) -> None:
 def test_a_taken_port_is_said() -> None:
     with listen_tcp(TcpConfig(port=0)) as first, pytest.raises(StartupError, match="Address already in use"):
         listen_tcp(TcpConfig(port=first.getsockname()[1]))
+
+
+def test_a_connection_whose_other_end_is_gone_is_found_out_in_the_end() -> None:
+    with listen_tcp(TcpConfig(port=0)) as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -1,0 +1,57 @@
+"""Callers that wait until the index has their rows.
+
+Owns who is woken when. The worker announces the end of every batch; whoever waits looks for itself whether that
+was all it waited for. Knows nothing of how rows are delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from nexusd.model.outbox import WaitedOutbox
+from nexusd.store.database import Database
+from nexusd.store.outbox import count_outbox, unfinished
+
+
+class Waiting:
+    """Those who wait. `complete` tells whether what is not in the outbox is in the index."""
+
+    def __init__(self, store: Database, complete: Callable[[], bool]) -> None:
+        self._store = store
+        self._complete = complete
+        self._stopping = False
+        self._progress = asyncio.Event()
+
+    def announce(self) -> None:
+        """Some rows were delivered, or given up: everybody looks."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    def stop(self) -> None:
+        """Who waits, now or later, is answered with how things stand."""
+        self._stopping = True
+        self.announce()
+
+    async def wait_for(self, collection: str | None, row_ids: Sequence[int], timeout_s: float) -> WaitedOutbox:
+        """Until none of the rows (or of all rows) is pending any more, or the time is up."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    progress = self._progress  # taken before the look: a batch that ends after it wakes us
+                    waited = self._look(collection, row_ids)
+                    if self._stopping or (waited.pending == 0 and self._complete()):
+                        return waited
+                    await progress.wait()
+        except TimeoutError:
+            return self._look(collection, row_ids)
+
+    def _look(self, collection: str | None, row_ids: Sequence[int]) -> WaitedOutbox:
+        if collection is None or not row_ids:
+            counts = self._store.peek(count_outbox)
+            pending, dead = counts.pending + counts.inflight, counts.dead
+        else:
+            states = self._store.peek(unfinished, collection, row_ids)
+            dead = sum(1 for state in states.values() if state == "dead")
+            pending = len(states) - dead
+        return WaitedOutbox(done=pending == 0 and dead == 0 and self._complete(), pending=pending, dead=dead)

@@ -1,0 +1,216 @@
+"""REST on top of the methods: a route's request -> a call -> a response.
+
+Owns how path, query and body become the parameters of a method, and how its result becomes a body. Checks nothing
+itself: what is wrong with a parameter, the method's own validation says. Knows no resource.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import isawaitable
+from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from msgspec import Raw
+
+from nexusd.config import LimitsConfig
+from nexusd.errors import FieldError, InvalidParams, RpcError
+from nexusd.model.fields import MAX_PAGE
+from nexusd.wire.envelope import parse_json
+from nexusd.wire.http_errors import STATUS_OF_KIND
+from nexusd.wire.http_requests import HttpRequest
+from nexusd.wire.http_responses import Response, error_response
+from nexusd.wire.methods import MethodTable, Principal
+from nexusd.wire.replies import Shape, encode
+from nexusd.wire.routes import Route
+
+T = TypeVar("T")
+
+KEY_HEADER = b"idempotency-key"
+
+
+class Invoker(Protocol):
+    """What REST asks of the dispatcher."""
+
+    def invoke(
+        self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None
+    ) -> T | Awaitable[T]:
+        """Call a method."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """One page of several: the array of its items, encoded."""
+
+    array: bytes
+    next_cursor: str | None
+
+
+class RestEndpoint:
+    """Answers the requests of one route. It is the shape of its calls, too."""
+
+    def __init__(self, route: Route, table: MethodTable, invoker: Invoker, limits: LimitsConfig) -> None:
+        self._route = route
+        self._table = table
+        self._invoker = invoker
+        self._limits = limits
+        self._told_names = {parameter: name for name, parameter in route.names.items()}
+
+    def begin(self, request: HttpRequest, in_path: Mapping[str, str], principal: Principal) -> Any:
+        """The response; as an awaitable where it takes time.
+
+        Raises:
+            RpcError: the request cannot be read.
+        """
+        params, in_query = self._read(request, in_path)
+        if self._route.whole and "limit" not in in_query:
+            return self._answer_whole(params, principal)
+        return self._invoker.invoke(self._route.method, params, principal, self, request.head.header(KEY_HEADER))
+
+    # --- the request ---
+
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        """The parameters of the method. Asked for at the first request: methods are registered until then."""
+        method = self._table.get(self._route.method)
+        if method is None:
+            return {}
+        return {field.encode_name: field.type for field in msgspec.structs.fields(method.params)}
+
+    @cached_property
+    def _not_null(self) -> frozenset[str]:
+        """Those for which null is no value: JavaScript clients send it for what they do not give."""
+        return frozenset(name for name, type_ in self._types.items() if not _takes_null(type_))
+
+    def _read(self, request: HttpRequest, in_path: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """All parameters, and those of the query alone."""
+        params: dict[str, Any] = {}
+        if request.body and request.head.verb != "GET":
+            body = parse_json(request.body, max_depth=self._limits.max_depth)
+            if not isinstance(body, dict):
+                raise InvalidParams("The body is a JSON object.")
+            not_null = self._not_null
+            params = {name: value for name, value in body.items() if value is not None or name not in not_null}
+        in_query = self._read_query(request.head.query) if request.head.query else {}
+        for place, texts in (("query", in_query), ("path", in_path)):
+            for name, text in texts.items():
+                value = self._typed(name, text)
+                if name in params and params[name] != value:
+                    raise InvalidParams(fields=(FieldError(self._told(name), f"the same as in the {place}"),))
+                params[name] = value
+        return params, in_query
+
+    def _read_query(self, query: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for pair in query.split("&"):
+            if not pair:
+                continue
+            told, _, value = pair.partition("=")
+            told, text = _decoded(told), _decoded(value)
+            name = self._route.names.get(told, told)
+            if name in found:
+                raise InvalidParams(fields=(FieldError(told, "only once"),))
+            found[name] = text
+        return found
+
+    def _typed(self, name: str, text: str) -> Any:
+        """The text as the value that the parameter takes; as it is where it is none, for the validation to say so."""
+        type_ = self._types.get(name, str)
+        try:
+            return msgspec.convert(text, type_, strict=False)
+        except msgspec.ValidationError:
+            return _number(text)
+
+    def _told(self, path: str) -> str:
+        """The path of a bad field in the words of the request."""
+        return self._told_names.get(path, path)
+
+    # --- the response ---
+
+    def result(self, result: Any) -> Response:
+        """What the method answered, as this route tells it."""
+        route = self._route
+        if route.status == 204:
+            return Response(204)
+        if route.is_list:
+            return self._array(encode(self._items(result)), result.next_cursor, truncated=_is_truncated(result))
+        status = route.status if route.status_of is None else route.status_of(result)
+        return Response(status, bytes(result) if result.__class__ is Raw else encode(result))
+
+    def error(self, error: RpcError, request_id: str) -> Response:
+        """The error with the status of its kind."""
+        if self._told_names and isinstance(error, InvalidParams) and error.fields:
+            error = InvalidParams(fields=tuple(FieldError(self._told(f.path), f.expected) for f in error.fields))
+        return error_response(STATUS_OF_KIND[error.kind], error, request_id)
+
+    def _items(self, result: Any) -> list[Any]:
+        item = self._route.item
+        return result.items if item is None else [item(one) for one in result.items]
+
+    def _array(self, array: bytes, next_cursor: str | None, *, truncated: bool = False) -> Response:
+        headers = b"" if next_cursor is None else b"X-Next-Cursor: %b\r\n" % next_cursor.encode("ascii")
+        if truncated:
+            headers += b"X-Truncated: true\r\n"
+        return Response(self._route.status, array, headers)
+
+    async def _answer_whole(self, params: dict[str, Any], principal: Principal) -> Response:
+        """All pages as one array; past the memory that a reply may take, as many as fit and the cursor of the rest."""
+        arrays: list[bytes] = []
+        room = self._limits.max_write_buffer_bytes
+        shape = _PageShape(self)
+        params = {**params, "limit": MAX_PAGE}
+        while True:
+            outcome = self._invoker.invoke(self._route.method, params, principal, shape)
+            page: _Page | Response = await outcome if isawaitable(outcome) else outcome
+            if isinstance(page, Response):
+                return page
+            room -= len(page.array)
+            if len(page.array) > 2:     # not []
+                arrays.append(page.array[1:-1])
+            if page.next_cursor is None or room <= 0:
+                return self._array(b"[" + b",".join(arrays) + b"]", page.next_cursor)
+            params = {**params, "cursor": page.next_cursor}
+            params.pop("offset", None)
+
+
+class _PageShape:
+    """The shape of one call of several."""
+
+    def __init__(self, endpoint: RestEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def result(self, result: Any) -> _Page | Response:
+        """The page."""
+        return _Page(encode(self._endpoint._items(result)), result.next_cursor)
+
+    def error(self, error: RpcError, request_id: str) -> _Page | Response:
+        """What ends the walk."""
+        return self._endpoint.error(error, request_id)
+
+
+def _is_truncated(result: Any) -> bool:
+    return bool(getattr(result, "truncated", False))
+
+
+def _takes_null(type_: Any) -> bool:
+    while get_origin(type_) is Annotated:
+        type_ = get_args(type_)[0]
+    if type_ is Any or type_ is type(None):
+        return True
+    return get_origin(type_) in {Union, types.UnionType} and any(map(_takes_null, get_args(type_)))
+
+
+def _number(text: str) -> Any:
+    """An integer that is out of range is told as such, not as a text."""
+    return int(text) if text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 19 else text
+
+
+def _decoded(text: str) -> str:
+    try:
+        return unquote_to_bytes(text.replace("+", " ")).decode()
+    except UnicodeDecodeError:
+        raise InvalidParams("The query is not UTF-8.") from None

@@ -1,0 +1,123 @@
+"""What is answered over HTTP: /rpc, /metrics, and the routes.
+
+Owns which endpoint a request goes to, and the boundary at which what goes wrong before a method is called becomes
+a response. Knows no socket and no resource.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from nexusd.clock import Clock
+from nexusd.config import LimitsConfig
+from nexusd.wire.dispatch import Dispatcher
+from nexusd.wire.http_errors import HttpRefusal
+from nexusd.wire.http_guard import Guard
+from nexusd.wire.http_heads import Head
+from nexusd.wire.http_requests import HttpRequest
+from nexusd.wire.http_responses import Response, ResponseWriter, kind_response, refusal_response
+from nexusd.wire.http_rest import KEY_HEADER, RestEndpoint
+from nexusd.wire.methods import MethodTable, Principal
+from nexusd.wire.routes import Route, Router
+
+Metrics = Callable[[], Awaitable[tuple[bytes, str]]]  # the figures as text, and their content type
+
+
+class Endpoint(Protocol):
+    """What answers at a path."""
+
+    def begin(self, request: HttpRequest, in_path: Mapping[str, str], principal: Principal) -> Any:
+        """The response, as an awaitable where it takes time. May raise RpcError at once."""
+
+
+class HttpService:
+    """Answers HTTP requests."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        table: MethodTable,
+        limits: LimitsConfig,
+        clock: Clock,
+        *,
+        routes: Iterable[Route] = (),
+        host_names: Collection[str] = (),
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.writer = ResponseWriter(clock)
+        self._dispatcher = dispatcher
+        self._guard = Guard(host_names)
+        self._router: Router[Endpoint] = Router()
+        self._router.add("POST", "/rpc", _RpcEndpoint(dispatcher))
+        if metrics is not None:
+            self._router.add("GET", "/metrics", _MetricsEndpoint(metrics))
+        for route in routes:
+            self._router.add(route.verb, route.path, RestEndpoint(route, table, dispatcher, limits))
+
+    def accept(self, head: Head, local_address: Callable[[], str | None]) -> tuple[Endpoint, dict[str, str]]:
+        """What will answer a request with this head.
+
+        Raises:
+            HttpRefusal: nothing will.
+        """
+        if head.verb != "OPTIONS":  # a browser asks by it first; it gets the one answer that everybody gets
+            self._guard.check_sender(head, local_address)
+        found = self._router.find(head.verb, head.path)
+        self._guard.check_body(head)
+        return found
+
+    def begin(self, request: HttpRequest, principal: Principal) -> Response | Awaitable[Response]:
+        """The response; as an awaitable where it takes time. Neither raises anything but cancellation."""
+        endpoint, in_path = request.accepted
+        try:
+            answer: Response | Awaitable[Response] = endpoint.begin(request, in_path, principal)
+        except Exception as error:  # noqa: BLE001 - the boundary, for what comes before and after a method's own
+            return self.failure(error)
+        return answer if isinstance(answer, Response) else self._wait(answer)
+
+    async def _wait(self, answer: Awaitable[Response]) -> Response:
+        try:
+            return await answer
+        except Exception as error:  # noqa: BLE001 - the same boundary
+            return self.failure(error)
+
+    def failure(self, error: Exception) -> Response:
+        """An error that no method raised, with the status of its kind."""
+        return self._dispatcher.refuse(error, kind_response)
+
+    def refusal(self, refusal: HttpRefusal) -> Response:
+        """The response to a request that is refused."""
+        return self._dispatcher.refuse(refusal.error, partial(refusal_response, refusal))
+
+
+class _RpcEndpoint:
+    """JSON-RPC in the body. Its errors are replies like any other: the status says that there is a reply."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def begin(self, request: HttpRequest, _in_path: Mapping[str, str], principal: Principal) -> Any:
+        """200 with the reply, 204 where there is none."""
+        answer = self._dispatcher.begin(request.body, principal, None, request.head.header(KEY_HEADER))
+        return _replied(answer) if answer is None or isinstance(answer, bytes) else self._wait(answer)
+
+    async def _wait(self, answer: Awaitable[bytes | None]) -> Response:
+        return _replied(await answer)
+
+
+def _replied(reply: bytes | None) -> Response:
+    return Response(204) if reply is None else Response(200, reply)
+
+
+class _MetricsEndpoint:
+    """Figures for Prometheus."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def begin(self, _request: HttpRequest, _in_path: Mapping[str, str], _principal: Principal) -> Response:
+        """All figures."""
+        body, content_type = await self._metrics()
+        return Response(200, body, content_type=content_type.encode("ascii"))

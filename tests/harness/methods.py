@@ -1,0 +1,18 @@
+"""The methods that the daemon really has, from its composition root; nothing is opened or started."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+from nexusd.app import App
+from nexusd.config import load_settings
+from nexusd.wire.methods import MethodTable
+
+
+@functools.cache
+def real_table() -> MethodTable:
+    """Every method that `App` registers. Its handlers are of no use: the store behind them was never opened."""
+    with tempfile.TemporaryDirectory() as directory:
+        return App(load_settings(config=None, data=Path(directory), environ={}))._table
