@@ -21,11 +21,13 @@ SELECT row_id, content_hash, vector FROM embeddings
 WHERE collection = ? AND model = ? AND row_id IN (SELECT value FROM json_each(?))"""
 
 # keep vectors, but only of rows that are still there: a deleted row's would stay for ever. One that was kept for the
-# same text meanwhile stays: it is the same, or the caller's own.
+# same text meanwhile stays: it is the same, or the caller's own. So does any other of a row that has changed since.
 SAVE_VECTORS = """
-WITH new (row_id, content_hash, vector) AS (VALUES {rows})
+WITH new (row_id, version, content_hash, vector) AS (VALUES {rows})
 INSERT INTO embeddings (collection, row_id, model, dim, content_hash, vector)
-SELECT ?, row_id, ?, ?, content_hash, vector FROM new WHERE row_id IN (SELECT id FROM {table})
+SELECT ?, new.row_id, ?, ?, new.content_hash, new.vector FROM new JOIN {table} t ON t.id = new.row_id
+WHERE t.version = new.version OR NOT EXISTS (
+    SELECT 1 FROM embeddings e WHERE e.collection = ? AND e.row_id = new.row_id AND e.model = ?)
 ON CONFLICT (collection, row_id, model) DO UPDATE SET
     dim = excluded.dim, content_hash = excluded.content_hash, vector = excluded.vector
 WHERE content_hash <> excluded.content_hash"""
@@ -52,17 +54,17 @@ def select_vectors(
 
 
 def save_vectors(
-    db: Connection, collection: str, model: str, dim: int, vectors: Sequence[tuple[int, bytes, bytes]]
+    db: Connection, collection: str, model: str, dim: int, vectors: Sequence[tuple[int, int, bytes, bytes]]
 ) -> None:
-    """Keep (row id, content hash, vector) under the model.
+    """Keep (row id, version, content hash, vector) under the model.
 
-    Passed over are rows that are gone meanwhile, and those that have a vector of the same text.
+    Passed over are rows that are gone meanwhile, and those that have a vector of the same text, or of a newer one.
     """
     table = table_of(collection)
     for run in in_powers_of_two(vectors):
         values = [part for vector in run for part in vector]
-        sql = SAVE_VECTORS.format(rows=placeholders(len(run), 3), table=table)
-        db.execute(sql, (*values, collection, model, dim))
+        sql = SAVE_VECTORS.format(rows=placeholders(len(run), 4), table=table)
+        db.execute(sql, (*values, collection, model, dim, collection, model))
 
 
 def replace_vector(

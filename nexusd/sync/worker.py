@@ -311,9 +311,9 @@ class OutboxWorker:
                 continue
             if self.embedder_breaker.succeeded():
                 self._log.info("embedder answers again")
-            fresh = [(d.id, d.content_hash, v) for d, v in zip(missing, embedded, strict=True)]
+            fresh = [(d.id, d.version, d.content_hash, v) for d, v in zip(missing, embedded, strict=True)]
             await self._store.write(save_vectors, collection, model.short, model.dimension, fresh)
-            vectors.update({row_id: vector for row_id, _, vector in fresh})
+            vectors.update({row_id: vector for row_id, _, _, vector in fresh})
             break
         return vectors
 

@@ -10,7 +10,7 @@ import selectors
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +76,15 @@ class Result:
     def median_ms(self) -> float:
         """The median latency."""
         return statistics.median(self.latencies_ms)
+
+
+def together(results: Sequence[Result]) -> Result:
+    """Several turns of one load as one."""
+    return Result(
+        sum(result.requests for result in results),
+        sum(result.seconds for result in results),
+        [latency for result in results for latency in result.latencies_ms],
+    )
 
 
 class _Connection:

@@ -65,11 +65,10 @@ def test_a_full_disk_is_told_and_reads_go_on_and_writes_resume_without_a_restart
         session = client.call("sessions.create", externalId="s")["id"]
         kept = client.call("episodes.create", sessionId=session, userMessage="before", aiResponse="", waitFor="indexed")
         filler = small_disk.inside / "filler"
-        with filler.open("wb") as file:
+        with filler.open("wb", buffering=0) as file:
             try:
                 while True:
                     file.write(b"x" * 65536)
-                    file.flush()
             except OSError:
                 pass  # full: that is the point
         acknowledged = [kept["id"]]

@@ -32,6 +32,7 @@ FUZZY = tuple(
     for pattern, replacement in (
         (r"\b\d+ \w+ ago\b|\bjust now\b", "WHEN"),
         (r"\b\w{3} \d{4}-\d\d-\d\d \d\d:\d\d UTC\b", "WHEN"),
+        (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b", "WHEN"),
         (r"\bup \d+ \w+", "up WHEN"),
         (r" \+ [\d.]+ [kMGT]?B WAL", ""),  # folded in by now, or not yet
         (r"\b[\d.]+ [kMGT]?B\b", "SIZE"),

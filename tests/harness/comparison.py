@@ -19,6 +19,8 @@ from harness.likeness import Near, difference
 from harness.random_calls import COLLECTIONS, KEYS, NEVER_USED, ROOTS, SPELLINGS
 from harness.whole_daemon import WholeDaemon
 
+from nexusd.clock import Clock
+
 ALL = 500   # items of a page at most
 FULL_TEXT = ("episodes_fts", "entities_fts", "summaries_fts", "messages_fts")
 
@@ -27,13 +29,13 @@ class Comparison:
     """One look at the daemon."""
 
     def __init__(
-        self, daemon: WholeDaemon, model: ExpectedCalls, embedder: FakeEmbedder, chance: random.Random, monotonic_s: float
+        self, daemon: WholeDaemon, model: ExpectedCalls, embedder: FakeEmbedder, chance: random.Random, clock: Clock
     ) -> None:
         self._daemon = daemon
         self._model = model
         self._embedder = embedder
         self._chance = chance
-        self._model.monotonic_s = monotonic_s
+        self._clock = clock
 
     async def everything(self) -> None:
         """All reads."""
@@ -57,7 +59,8 @@ class Comparison:
     async def _pages(self, method: str, wanted: Iterable[Record], **params: Any) -> None:
         """The list page by page, by cursor and by offset, each time the whole of it and no more."""
         wanted = list(wanted)
-        limit = self._chance.choice((1, 2, 3, len(wanted) or 1, ALL)) if len(wanted) < 10 else self._chance.randint(4, 50)
+        few = len(wanted) < 10
+        limit = self._chance.choice((1, 2, 3, len(wanted) or 1, ALL)) if few else self._chance.randint(4, 50)
         for way in ("cursor", "offset"):
             items: list[Record] = []
             more: dict[str, Any] = {}
@@ -184,7 +187,8 @@ class Comparison:
         model = self._model
         for entity_id in model.entities:
             for method, here, there in (("listFrom", "fromId", "toId"), ("listTo", "toId", "fromId")):
-                links = sorted(model.of("relationships", **{here: entity_id}), key=lambda row: (row["label"], row[there]))
+                links = model.of("relationships", **{here: entity_id})
+                links.sort(key=lambda row: (row["label"], row[there]))
                 wanted = [{**row, "entity": self._in_short(row[there])} for row in links]
                 await self._pages(f"relationships.{method}", wanted, **{here: entity_id})
                 mine = [row for row in wanted if row["label"] == "uses"]
@@ -260,8 +264,9 @@ class Comparison:
             await self._refused("not_found", "presets.get", id=gone)
         await self._pages("tools.list", [model.shown_tool(name) for name in sorted(model.tool_files)])
         for name, source in model.tool_files.items():
-            shown_tool = {key: value for key, value in model.shown_tool(name).items() if key not in {"state", "problem"}}
-            await self._is({**shown_tool, "source": source}, "tools.get", name=name)
+            shown_tool = {**model.shown_tool(name), "source": source}
+            del shown_tool["state"], shown_tool["problem"]  # of a broken one nothing is answered
+            await self._is(shown_tool, "tools.get", name=name)
         await self._pages("mcpServers.list", [model.shown_server(name) for name in sorted(model.servers)])
         assert ((await self._daemon.get("mcpServers.list"))["problem"] is not None) is model.servers_broken
         for name, config in model.servers.items():
@@ -272,6 +277,7 @@ class Comparison:
 
     async def cache(self) -> None:
         """What is kept for a while."""
+        self._model.monotonic_s = self._clock.monotonic_s()
         self._model.expire()
         for key in KEYS:
             got = await self._daemon.get("cache.get", key=key)
@@ -292,7 +298,8 @@ class Comparison:
             dead = {id_: held.pop(id_) for of, id_ in model.dead() if of == table and id_ in held}
             assert held == model.points(table), table
             versions = {model.row_id(table, row): row["version"] for row in model.tables[table].values()}
-            assert all(version < versions[id_] for id_, version in dead.items())    # from before it was refused
+            # from before it was refused, or from when it had a vector of the caller's
+            assert all(version <= versions[id_] for id_, version in dead.items())
             await self._kept_vectors(table)
             await self._nearest(table)
         await daemon.store.write(_sound)

@@ -1,8 +1,8 @@
 """What each call that changes something should answer and leave behind, on plain dictionaries.
 
-A method `resource.verb` is the function `resource_verb` here: from the parameters, and the result for what only the
-daemon can know (the ids that it gave). It answers what the result must be, or raises `Refused`, and then nothing has
-changed. Parameters are well formed: what is not is refused before any of this is asked.
+A method `resource.verb` is the function `resource_verb` here (see `name_of`): from the parameters, and the result for
+what only the daemon can know (the ids that it gave). It answers what the result must be, or raises `Refused`, and then
+nothing has changed. Parameters are well formed: what is not is refused before any of this is asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ Params = dict[str, Any]
 Result = Any    # JSON as it came
 
 DIMENSION = 32
-KEPT = ("name", "projectId", "metadata")
+
+
+def name_of(method: str) -> str:
+    """The function that stands for a method: `toolLogs.append` is tool_logs_append."""
+    return "".join(f"_{one.lower()}" if one.isupper() else one for one in method).replace(".", "_")
 
 
 class ExpectedCalls(ExpectedFiles):
@@ -31,7 +35,7 @@ class ExpectedCalls(ExpectedFiles):
 
     def expect(self, method: str, params: Params, result: Result) -> Any:
         """What the result must be."""
-        return getattr(self, method.replace(".", "_"))(params, result)
+        return getattr(self, name_of(method))(params, result)
 
     # ---- projects and sessions
 
@@ -91,7 +95,7 @@ class ExpectedCalls(ExpectedFiles):
             waited="waitFor" in p,
         )  # fmt: skip
 
-    def episodes_createMany(self, p: Params, r: Result) -> Any:
+    def episodes_create_many(self, p: Params, r: Result) -> Any:
         return self._many(self.episodes_create, "episodes", p, r)
 
     def episodes_update(self, p: Params, _r: Result) -> Any:
@@ -135,7 +139,7 @@ class ExpectedCalls(ExpectedFiles):
         self.change("entities", found[0], **_given(p, "notes", "metadata"))
         return {**self.shown("entities", found[0], waited=waited), "created": False}
 
-    def entities_upsertMany(self, p: Params, r: Result) -> Any:
+    def entities_upsert_many(self, p: Params, r: Result) -> Any:
         return self._many(self.entities_upsert, "entities", p, r)
 
     def entities_delete(self, p: Params, _r: Result) -> Any:
@@ -153,7 +157,7 @@ class ExpectedCalls(ExpectedFiles):
         self._known("entities", p["toId"])
         return {**self._new("relationships", r, **key, metadata=p.get("metadata", {})), "created": True}
 
-    def relationships_upsertMany(self, p: Params, r: Result) -> Any:
+    def relationships_upsert_many(self, p: Params, r: Result) -> Any:
         return self._many(self.relationships_upsert, "relationships", p, r)
 
     def relationships_delete(self, p: Params, _r: Result) -> Any:
@@ -199,7 +203,7 @@ class ExpectedCalls(ExpectedFiles):
         conversation["updatedAt"] = max(conversation["updatedAt"], said)
         return wanted
 
-    def messages_createMany(self, p: Params, r: Result) -> Any:
+    def messages_create_many(self, p: Params, r: Result) -> Any:
         return self._many(self.messages_create, "messages", p, r)
 
     def messages_delete(self, p: Params, _r: Result) -> Any:
@@ -210,7 +214,8 @@ class ExpectedCalls(ExpectedFiles):
         old = {} if user is None else user["settings"]
         settings = merged(old, p["settings"]) if p.get("merge") else p["settings"]
         if user is None:
-            user = self.put("users", {"id": p["id"], "settings": settings, "createdAt": self.now, "updatedAt": self.now})
+            times = {"createdAt": self.now, "updatedAt": self.now}
+            user = self.put("users", {"id": p["id"], "settings": settings, **times})
         self.change("users", user, settings=settings)
         return dict(user)
 
@@ -233,7 +238,7 @@ class ExpectedCalls(ExpectedFiles):
 
     # ---- what tools did
 
-    def toolLogs_append(self, p: Params, r: Result) -> Any:
+    def tool_logs_append(self, p: Params, r: Result) -> Any:
         self._known("conversations", p.get("conversationId"))
         log = {name: p.get(name) for name in ("tool", "arguments", "result", "error", "durationMs", "conversationId")}
         log |= {
@@ -242,7 +247,7 @@ class ExpectedCalls(ExpectedFiles):
         }  # fmt: skip
         return dict(self.put("toolLogs", log))
 
-    def toolLogs_prune(self, p: Params, _r: Result) -> Any:
+    def tool_logs_prune(self, p: Params, _r: Result) -> Any:
         logs = by_time(self.toolLogs.values(), newest=True)
         oldest = self.now - p["olderThanMs"] if p.get("olderThanMs") is not None else None
         young = [log for log in logs if oldest is None or log["createdAt"] >= oldest]
@@ -272,7 +277,7 @@ class ExpectedCalls(ExpectedFiles):
             self.count_up("vectors", found)
         return self.shown("vectors", found, waited=waited)
 
-    def vectors_storeMany(self, p: Params, r: Result) -> Any:
+    def vectors_store_many(self, p: Params, r: Result) -> Any:
         return self._many(self.vectors_store, "vectors", p, r)
 
     def vectors_delete(self, p: Params, _r: Result) -> Any:
@@ -340,7 +345,7 @@ class ExpectedCalls(ExpectedFiles):
 
     def _insert_import(self, table: str, given: Params, answer: Any) -> None:
         row = {name: value for name, value in given.items() if name not in {"id", "occurrence", "embedding"}}
-        row = {**{name: None for name in _OPTIONAL.get(table, ())}, **row}
+        row = {**dict.fromkeys(_OPTIONAL.get(table, ())), **row}
         if table != "toolLogs":
             row["updatedAt"] = row["createdAt"]
         if table not in {"projects", "users", "groups"}:
@@ -386,9 +391,10 @@ class ExpectedCalls(ExpectedFiles):
     def _known(self, table: str, key: Any) -> None:
         refuse_unless(key is None or key in self.tables[table], "not_found")
 
-    def _new(self, table: str, r: Result, *, waited: bool = False, createdAt: int | None = None, **row: Any) -> Record:
+    def _new(self, table: str, r: Result, *, waited: bool = False, **row: Any) -> Record:
         row["id"] = self.take_id(table, r and r["id"])
-        row |= {"createdAt": self.now if createdAt is None else createdAt, "updatedAt": self.now}
+        began = row.get("createdAt")
+        row |= {"createdAt": self.now if began is None else began, "updatedAt": self.now}
         self.put(table, row)
         shown = self.shown(table, row, waited=waited)
         return shown if waited or table not in INDEXED else {**shown, "vector": "pending"}

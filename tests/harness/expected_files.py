@@ -92,14 +92,14 @@ class ExpectedFiles(Rows):
             "state": "ok", "problem": None,
         }  # fmt: skip
 
-    def mcpServers_put(self, p: Params, _r: Result) -> Any:
+    def mcp_servers_put(self, p: Params, _r: Result) -> Any:
         config = p["config"]
         refuse_unless(("command" in config) != ("url" in config), "bad_content")
         refuse_unless(not self.servers_broken, "bad_content")
         self.servers[p["name"]] = config
         return self.shown_server(p["name"])
 
-    def mcpServers_delete(self, p: Params, _r: Result) -> Any:
+    def mcp_servers_delete(self, p: Params, _r: Result) -> Any:
         refuse_unless(not self.servers_broken, "bad_content")
         if self.servers.pop(p["name"], None) is None:
             raise Refused("not_found")

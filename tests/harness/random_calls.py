@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from harness.expected_calls import DIMENSION, ExpectedCalls
+from harness.expected_calls import DIMENSION, ExpectedCalls, name_of
 from harness.expected_rows import REFUSED_WORD
 
 Params = dict[str, Any]
@@ -23,6 +23,7 @@ SPELLINGS = {
 NEVER_USED = 10**12
 HOUR_MS = 3_600_000
 METADATA: tuple[Params, ...] = ({}, {"n": 1}, {"n": True}, {"n": 1.5}, {"a": {"b": [1, None, "fig"]}, "n": "1"})
+PATCH: Params = {"a": {"b": None, "c": [None]}}
 KEYS: tuple[Any, ...] = ("anna", "5", 5, -1, "b\u00f6", 2**53 - 1)
 FILE_NAMES = ("Chef", "Chef", "chef", "Caf\u00e9", "Cafe\u0301", "a b", "../up", ".hidden", "slash/ed")
 DEEP: Params = {"x": 1}
@@ -51,7 +52,7 @@ class RandomCalls:
 
     def params(self, method: str) -> Params:
         """Parameters of a call of this method."""
-        made: Params = getattr(self, method.replace(".", "_"))()
+        made: Params = getattr(self, name_of(method))()
         return made
 
     # ---- parts of parameters
@@ -93,7 +94,7 @@ class RandomCalls:
         """Some time ago, at one of a few moments, or soon; or when something else happened."""
         if self.model.toolLogs and self.often(0.3):
             return int(self.one(self.model.toolLogs.values())["createdAt"])
-        return int(self.model.now) + HOUR_MS * self.chance.choice((-1000, -2, -2, -1, 0, 0, 3))
+        return int(self.model.now) + HOUR_MS * self.chance.choice((-1000, -2, -2, -1, 0, 3))
 
     def past(self) -> int:
         return int(self.model.now) - HOUR_MS * self.chance.choice((1000, 20, 2, 1))
@@ -158,7 +159,7 @@ class RandomCalls:
     def episodes_create(self) -> Params:
         return {**self.episode(), **self.wait()}
 
-    def episodes_createMany(self) -> Params:
+    def episodes_create_many(self) -> Params:
         return {"items": self.items(self.episode), **self.wait()}
 
     def episodes_update(self) -> Params:
@@ -176,7 +177,7 @@ class RandomCalls:
         run: Params = {}
         if ends and self.often(0.8):
             first, last = (self.chance.randrange(len(ends)) for _ in range(2))
-            first, last = (last, first) if first > last and self.often(0.9) else (first, last)
+            first, last = (last, first) if first > last and self.often(0.7) else (first, last)
             run = {"firstEpisodeId": ends[first]["id"], "lastEpisodeId": ends[last]["id"]}
             run |= {"lastEpisodeId": self.id_of("episodes")} if self.often(0.1) else {}
         more = self.some(tokenCount=self.count, metadata=self.metadata, createdAt=self.time)
@@ -195,7 +196,7 @@ class RandomCalls:
     def entities_upsert(self) -> Params:
         return {**self.entity(), **self.wait()}
 
-    def entities_upsertMany(self) -> Params:
+    def entities_upsert_many(self) -> Params:
         return {"items": self.items(self.entity), **self.wait()}
 
     def entities_delete(self) -> Params:
@@ -209,7 +210,7 @@ class RandomCalls:
     def relationships_upsert(self) -> Params:
         return self.relationship()
 
-    def relationships_upsertMany(self) -> Params:
+    def relationships_upsert_many(self) -> Params:
         return {"items": self.items(self.relationship)}
 
     def relationships_delete(self) -> Params:
@@ -245,14 +246,14 @@ class RandomCalls:
     def messages_create(self) -> Params:
         return {**self.message(), **self.wait()}
 
-    def messages_createMany(self) -> Params:
+    def messages_create_many(self) -> Params:
         return {"items": self.items(self.message), **self.wait()}
 
     def messages_delete(self) -> Params:
         return {"id": self.id_of("messages")}
 
     def users_set(self) -> Params:
-        settings = self.one(({}, {"theme": "dark"}, {"theme": None}, {"a": {"b": 1}}, {"a": {"b": None, "c": [None]}}))
+        settings = self.one(({}, {"theme": "dark"}, {"theme": None}, {"a": {"b": 1}}, {"a": {"b": True}}, PATCH))
         return {"id": self.key_of("users"), "settings": settings, **self.some(merge=lambda: self.often(0.8))}
 
     def users_delete(self) -> Params:
@@ -267,7 +268,7 @@ class RandomCalls:
     def groups_delete(self) -> Params:
         return {"id": self.id_of("groups")}
 
-    def toolLogs_append(self) -> Params:
+    def tool_logs_append(self) -> Params:
         anything = lambda: self.one((None, 1, "fig", [1, {}], {"x": None}))  # noqa: E731 - a value of any kind
         more = self.some(
             arguments=anything, result=anything, error=self.nullable(self.text), durationMs=self.count,
@@ -275,7 +276,7 @@ class RandomCalls:
         )  # fmt: skip
         return {"tool": self.one(("clock", "weather")), **more}
 
-    def toolLogs_prune(self) -> Params:
+    def tool_logs_prune(self) -> Params:
         few = lambda: self.chance.choice((0, 1, 5, 20, 20, 40))  # noqa: E731 - a number
         return self.changes(olderThanMs=self.age, keep=few)
 
@@ -296,7 +297,7 @@ class RandomCalls:
     def vectors_store(self) -> Params:
         return {**self.vector_text(), **self.wait()}
 
-    def vectors_storeMany(self) -> Params:
+    def vectors_store_many(self) -> Params:
         return {"items": self.items(self.vector_text), **self.wait()}
 
     def vectors_delete(self) -> Params:
@@ -310,7 +311,11 @@ class RandomCalls:
 
     def point(self) -> Params:
         collection = self.one(COLLECTIONS)
-        return {"collection": collection, "id": self.id_of(collection), "timeoutMs": 60_000 if self.patient else 1}
+        row_id = self.id_of(collection)
+        told = [*self.model.own, *self.model.out]   # of these the index was told something already
+        if told and self.often(0.4):
+            collection, row_id = self.one(told)
+        return {"collection": collection, "id": row_id, "timeoutMs": 60_000 if self.patient else 1}
 
     def outbox_retry(self) -> Params:
         return self.some(seqs=lambda: [NEVER_USED])
@@ -331,15 +336,15 @@ class RandomCalls:
     def tools_delete(self) -> Params:
         return {"name": self.one(FILE_NAMES)}
 
-    def mcpServers_put(self) -> Params:
+    def mcp_servers_put(self) -> Params:
         return {"name": self.one(SERVER_NAMES), "config": self.one(CONFIGS)}
 
-    def mcpServers_delete(self) -> Params:
+    def mcp_servers_delete(self) -> Params:
         return {"name": self.one(SERVER_NAMES)}
 
     def cache_set(self) -> Params:
         value = self.one((None, 1, "x", {"a": [True]}))
-        return {"key": self.one(KEYS), "value": value, **self.some(ttl=lambda: self.one((1000, 10 * HOUR_MS)))}
+        return {"key": self.one(KEYS), "value": value, **self.some(ttl=lambda: self.one((600_000, 10 * HOUR_MS)))}
 
     def cache_delete(self) -> Params:
         return {"key": self.one(KEYS)}
@@ -354,10 +359,14 @@ class RandomCalls:
         items = self.items(lambda: {**IMPORTS[table](self), "createdAt": self.past()})
         if table not in {"users", "vectors"}:
             for item in items:
-                last = self.model.last_id[table]
-                item |= {"id": self.one((1, last + 1, last + 3))} if self.often() and "bad" not in item else {}
-                item |= {"occurrence": 1} if self.often(0.1) and "bad" not in item else {}
+                item.update({} if "bad" in item else self.imported_id(table))
         return {"table": table, "items": items + items[:1] if self.often(0.2) else items}
+
+    def imported_id(self, table: str) -> Params:
+        """An id that was used here, or was not, and the place of the row among those that are the same."""
+        last = self.model.last_id[table]
+        occurrence = {"occurrence": 1} if self.often(0.3) else {}
+        return {**self.some(id=lambda: self.one((1, last + 1, last + 3))), **occurrence}
 
     def imported_summary(self) -> Params:
         run = {name: value for name, value in self.summaries_create().items() if name in {"sessionId", "content"}}
@@ -379,6 +388,6 @@ IMPORTS: dict[str, Callable[[RandomCalls], Params]] = {
     "groups": lambda self: self.groups_create(),
     "conversations": lambda self: _only("title", "userId", "groupId", "metadata")(self.conversations_create()),
     "messages": lambda self: _only("conversationId", "role", "content", "metadata")(self.message()),
-    "toolLogs": lambda self: _only("tool", "arguments", "error", "conversationId")(self.toolLogs_append()),
+    "toolLogs": lambda self: _only("tool", "arguments", "error", "conversationId")(self.tool_logs_append()),
     "vectors": lambda self: _only("id", "text")({**self.vector_text(), "text": self.text()}),
 }

@@ -145,7 +145,8 @@ class Model:
 
     def embed(self) -> None:
         if (row_id := self.pick(self.ids)) is not None:     # also of a row that is gone
-            save_vectors(self.db, "episodes", "m", 1, [(row_id, b"h" * 16, b"\0\0\0\0")])
+            version = self.rows[row_id][2] if row_id in self.rows else 1
+            save_vectors(self.db, "episodes", "m", 1, [(row_id, version, b"h" * 16, b"\0\0\0\0")])
             if row_id in self.rows:
                 self.vectors.add(row_id)
 
@@ -160,7 +161,7 @@ class Model:
         retry_dead(self.db, [], 1)
 
     def deliver(self) -> None:
-        entries = claim_batch(self.db, self.chance.randint(1, 8), 10**15, 0)
+        entries = claim_batch(self.db, self.chance.randint(1, 8), 10**15, 0, ["episodes"])
         for _ in range(self.chance.randint(0, 2)):      # while they are under way
             self.chance.choice((self.change, self.drop, self.move_session))()
         self.chance.choice((self.finish, self.finish, self.finish, self.give_up))(entries)

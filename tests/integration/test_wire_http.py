@@ -381,6 +381,8 @@ async def test_what_is_not_there_or_not_for_this_is_said_and_the_connection_goes
         assert (await client.ask(get("/mark/1", "Sec-Fetch-Site: cross-site"))).status == 403
         assert (await client.ask(get("/rpc", verb="POST"))).status == 411
         assert (await client.ask(get("/rpc", "Content-Length: 0", verb="POST"))).status == 415
+        assert (await client.ask(get("/nothing") + get("/mark/2"))).status == 404
+        assert (await client.answer()).json == 2    # it came with the one that was refused
         assert (await client.ask(get("/mark/1"))).json == 1
         assert house.server.connections == 1
 
@@ -504,6 +506,7 @@ async def test_a_request_behind_a_slow_one_has_all_its_time(open_house: OpenHous
         await asyncio.sleep(0.5)
         house.door("a").set()
         assert (await client.answer()).json == "a"
+        await asyncio.sleep(0.1)    # deadlines are looked at every 0.05 s
         assert (await client.ask(b"\r\n")).json == 2
 
 
