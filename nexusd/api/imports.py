@@ -36,7 +36,7 @@ class ImportsApi:
         return [
             Method(
                 name="imports.store",
-                summary="Take up to 1,000 rows of another store in; a row that is here already is not doubled.",
+                summary="Take up to 500 rows of another store in; a row that is here already is not doubled.",
                 params=StoreImports,
                 result=Answers[ImportedRow],
                 handler=self.store,

@@ -1,10 +1,11 @@
-"""Whether the database is sound: its pages, its references, its full-text index."""
+"""Whether the database is sound: its pages, its references, its full-text indexes."""
 
 from __future__ import annotations
 
 import apsw
 
 from nexusd.store.connection import Connection
+from nexusd.store.memory_filter import TEXT_TABLES
 
 # pages, indexes and constraints; at most so many findings
 INTEGRITY = "PRAGMA integrity_check(20)"
@@ -12,8 +13,8 @@ INTEGRITY = "PRAGMA integrity_check(20)"
 # references that lead nowhere
 FOREIGN_KEYS = "PRAGMA foreign_key_check"
 
-# compare the full-text index with the rows that it is of: integrity_check does not see an emptied one
-FULL_TEXT = "INSERT INTO episodes_fts (episodes_fts, rank) VALUES ('integrity-check', 1)"
+# compare a full-text index with the rows that it is of: integrity_check does not see an emptied one
+FULL_TEXT = "INSERT INTO {name}_fts ({name}_fts, rank) VALUES ('integrity-check', 1)"
 
 
 def check_integrity(db: Connection) -> list[str]:
@@ -23,8 +24,9 @@ def check_integrity(db: Connection) -> list[str]:
         f"foreign_key_check: row {rowid} of {table} refers to no row of {parent}"
         for table, rowid, parent, _ in db.execute(FOREIGN_KEYS)
     ]
-    try:
-        db.execute(FULL_TEXT)
-    except apsw.CorruptError as error:
-        findings.append(f"episodes_fts is not in step with episodes: {error}")
+    for table in TEXT_TABLES.values():
+        try:
+            db.execute(FULL_TEXT.format(name=table.name))
+        except apsw.CorruptError as error:
+            findings.append(f"{table.name}_fts is not in step with {table.name}: {error}")
     return findings

@@ -137,7 +137,10 @@ class RandomCalls:
         return {"externalId": name, **more}
 
     def _session(self) -> Params:
-        session_id = self.id_of("sessions")
+        # one of whose rows the index was told something, now and then
+        of_sessions = [(of, id_) for of, id_ in self.model.out if of in {"episodes", "summaries"}]
+        told = [self.model.tables[of][id_]["sessionId"] for of, id_ in of_sessions]
+        session_id = self.one(told) if told and self.often(0.2) else self.id_of("sessions")
         if session_id in self.model.sessions and self.often():
             return {"externalId": self.model.sessions[session_id]["externalId"]}
         return {"id": session_id} if self.often(0.9) else {"externalId": "nobody's"}
@@ -172,7 +175,8 @@ class RandomCalls:
         return {"id": self.id_of("episodes")}
 
     def summaries_create(self) -> Params:
-        session_id = self.id_of("sessions")
+        talked = [row["sessionId"] for row in self.model.episodes.values()]
+        session_id = self.one(talked) if talked and self.often(0.7) else self.id_of("sessions")
         ends = sorted(self.model.of("episodes", sessionId=session_id), key=lambda row: (row["createdAt"], row["id"]))
         run: Params = {}
         if ends and self.often(0.8):
@@ -254,7 +258,8 @@ class RandomCalls:
 
     def users_set(self) -> Params:
         settings = self.one(({}, {"theme": "dark"}, {"theme": None}, {"a": {"b": 1}}, {"a": {"b": True}}, PATCH))
-        return {"id": self.key_of("users"), "settings": settings, **self.some(merge=lambda: self.often(0.8))}
+        key = self.one(KEYS[:3]) if self.often() else self.key_of("users")
+        return {"id": key, "settings": settings, **self.some(merge=lambda: self.often(0.8))}
 
     def users_delete(self) -> Params:
         return {"id": self.key_of("users")}
