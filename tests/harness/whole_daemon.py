@@ -1,0 +1,160 @@
+"""The whole daemon inside the test's process: everything that `App` puts together, asked through its dispatcher.
+
+No listener, no signal and no model: texts are embedded by a fake. The index is the real one in its child process, or
+a fake that outlives a restart as a directory would. The daemon's time is a test's to move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from fakes.embedder import FakeEmbedder
+from fakes.index import FakeIndex
+
+from nexusd.app import App
+from nexusd.clock import SystemClock
+from nexusd.config import load_settings
+from nexusd.embedding.query_cache import QueryCache
+from nexusd.store.connection import Connection
+from nexusd.wire.methods import Client, Principal
+
+OWNER = Principal("uid:1000", "admin")
+DRAIN_S = 60
+SETTINGS = {"NEXUSD_STORAGE__SYNCHRONOUS": "NORMAL"}    # no power is cut here
+
+
+class WalkingClock:
+    """The wall clock stands still but for `advance`, so that many things happen at the same moment.
+
+    The other one goes on, for what really waits goes by it.
+    """
+
+    def __init__(self) -> None:
+        self._system = SystemClock()
+        self._now_ms = self._system.now_ms()    # near the real one, by which files are stamped
+        self._skipped_s = 0.0
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+    def monotonic_s(self) -> float:
+        return self._system.monotonic_s() + self._skipped_s
+
+    def advance(self, milliseconds: int) -> None:
+        """Let time pass, on both clocks."""
+        self._now_ms += milliseconds
+        self._skipped_s += milliseconds / 1000
+
+
+class Listener:
+    """A connection as far as events go: it takes all of them at once."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def notify(self, message: bytes) -> bool:
+        self.events.append(json.loads(message)["params"])
+        return True
+
+    def when_writable(self, _function: Any) -> None:
+        raise AssertionError("it takes everything")
+
+    def when_closed(self, _function: Any) -> None:
+        pass
+
+
+class WholeDaemon:
+    """One run of the daemon."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.store = app._store
+        self.index = app._index
+        self.worker = app._worker
+        self.collections = app._collections
+        self.files = app._files
+        self.table = app._table
+
+    async def answer(
+        self, method: str, params: Any, *, principal: Principal = OWNER, client: Client | None = None
+    ) -> bytes:
+        """The reply as it goes over the wire; equal replies are equal bytes."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        reply = await self._app._dispatcher.handle(json.dumps(request).encode(), principal, client)
+        assert reply is not None
+        return reply
+
+    async def ask(self, method: str, params: Any, **who: Any) -> dict[str, Any]:
+        """The reply as a client reads it."""
+        reply: dict[str, Any] = json.loads(await self.answer(method, params, **who))
+        return reply
+
+    async def get(self, method: str, **params: Any) -> Any:
+        """The result of a call that must work."""
+        reply = await self.ask(method, params)
+        assert "result" in reply, (method, params, reply)
+        return reply["result"]
+
+    async def drained(self) -> None:
+        """Until the index holds all that it should."""
+        waited = await self.worker.wait_for(None, [], DRAIN_S)
+        assert waited.pending == 0, waited
+
+    async def select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query of the test's own."""
+
+        def rows(db: Connection) -> list[tuple[Any, ...]]:
+            return list(db.execute(sql, values))
+
+        found: list[tuple[Any, ...]] = await self.store.read(rows)
+        return found
+
+    async def counts(self) -> dict[str, int]:
+        """How many rows each table of the database holds."""
+        tables = await self.select("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%_fts%'")
+        return {name: (await self.select(f'SELECT count(*) FROM "{name}"'))[0][0] for (name,) in tables}
+
+
+@contextlib.asynccontextmanager
+async def whole_daemon(
+    data: Path,
+    *,
+    embedder: FakeEmbedder,
+    clock: WalkingClock | None = None,
+    index: FakeIndex | None = None,
+) -> AsyncIterator[WholeDaemon]:
+    """Start it on this directory, and stop it again. Without `index` it has the embedded one."""
+    data.mkdir(parents=True, exist_ok=True)
+    (config := data / "config.yaml").write_text("{}\n")    # not whatever lies where the tests are run
+    settings = load_settings(config=config, data=data, environ=SETTINGS)
+    embedder.queries = QueryCache(0, embedder.embed_query)  # for the figures alone
+    with contextlib.ExitStack() as replaced:
+        replaced.enter_context(mock.patch("nexusd.app.BuiltinEmbedder", return_value=embedder))
+        replaced.enter_context(mock.patch("nexusd.app.SystemClock", return_value=clock or SystemClock()))
+        if index is not None:
+            replaced.enter_context(mock.patch("nexusd.app.EmbeddedIndex", return_value=index))
+        app = App(settings)
+    async with contextlib.AsyncExitStack() as parts:
+        await app._store.open()
+        parts.push_async_callback(app._store.close)
+        await app._collections.point(app._clock.now_ms())
+        parts.push_async_callback(app._files.close)
+        await app._files.open()
+        parts.push_async_callback(app._index.close)
+        await app._index.start()
+        working = asyncio.create_task(app._worker.run())
+        parts.push_async_callback(_end, working)
+        app._gate.open()
+        yield WholeDaemon(app)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
