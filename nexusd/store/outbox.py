@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from nexusd.errors import OutboxRowNotFound
 from nexusd.model.fields import Listing
 from nexusd.model.outbox import ListOutbox, OutboxRow, OutboxState
 from nexusd.store.connection import Connection
@@ -284,9 +285,15 @@ def _outbox_row(row: tuple[Any, ...]) -> OutboxRow:
 
 
 def retry_dead(db: Connection, seqs: Sequence[int], now_ms: int) -> int:
-    """Give the named dead letters another chance, or all if none is named; answer how many got one."""
+    """Give the named dead letters another chance, or all if none is named; answer how many got one.
+
+    Raises:
+        OutboxRowNotFound: some are named, and none of them is a dead letter.
+    """
     if seqs:
         db.execute(RETRY_DEAD_SEQS, (now_ms, msgspec.json.encode(seqs).decode()))
+        if db.changes() == 0:
+            raise OutboxRowNotFound("None of these rows is a dead letter.")
     else:
         db.execute(RETRY_DEAD, (now_ms,))
     return db.changes()

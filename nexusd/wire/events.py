@@ -122,6 +122,8 @@ class EventHub:
         except Exception:  # noqa: BLE001 - the change stands: its caller must not pay for what is said of it
             self._log.exception("no event can be made of a call", method=method.name)
             subject = {}
+        if subject.get("ids") == []:  # of many items none was taken
+            return
         self.publish(method.name.partition(".")[0], {"method": method.name, **subject})
 
     def publish(self, topic: str, data: Mapping[str, Any]) -> None:

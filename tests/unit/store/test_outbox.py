@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nexusd.errors import InvalidParams
+from nexusd.errors import InvalidParams, OutboxRowNotFound
 from nexusd.model.episodes import NewEpisode, UpdateEpisode
 from nexusd.model.outbox import ListOutbox
 from nexusd.model.sessions import Session
@@ -137,6 +137,8 @@ def test_dead_letters_are_counted_listed_and_retried(db: Connection, session: Se
     assert [(row.row_id, row.error_kind, row.error) for row in dead.items] == [
         (row_id, "bad_content", "why") for row_id in ids[:2]
     ]
+    with pytest.raises(OutboxRowNotFound):
+        retry_dead(db, [entries[2].seq, 999], NOW + 9)
     assert retry_dead(db, [entries[0].seq, entries[2].seq, 999], NOW + 9) == 1
     assert state(db, ids[0]) == ("upsert", 1, "pending", 0, 0, None, None)
     assert retry_dead(db, [], NOW + 9) == 1

@@ -427,3 +427,14 @@ def test_whatever_the_pace_every_event_comes_once_in_order_or_is_announced_as_lo
     wanted = {seq for seq, topic in history.items() if topic == "episodes" and seq >= FIRST + since}
     assert came <= wanted
     assert wanted - lost == came
+
+
+async def test_of_many_items_none_of_which_was_taken_nothing_is_told() -> None:
+    hub = hub_of()
+    many = method("episodes.createMany", subject=lambda _params, result: {"ids": result})
+    hub.changed(many, NoParams(), [])
+    hub.changed(many, NoParams(), [7])
+    listener = Listener()
+    hub.subscribe(listener, [], FIRST - 1)
+    await turns()
+    assert [event["data"]["ids"] for event in listener.events] == [[7]]
