@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -266,6 +267,10 @@ def _fields(table: OlderTable, row: Fields) -> Fields:
     return fields
 
 
+# JSON may hold halves of characters and integers of any length; a message to the daemon may not.
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+_NO_INTEGER = 2**63
+_MOST_DIGITS = 20
 _TIME_COLUMNS = frozenset({*_CREATED, "updated_at", "updatedAt"})
 
 
@@ -286,9 +291,18 @@ def _json_value(value: Any) -> Any:
     if not value.strip():
         return None
     try:
-        return json.loads(value, parse_constant=lambda _name: None)
+        parsed = json.loads(value, parse_constant=lambda _name: None, parse_int=_json_integer)
+        if _HALF_CHARACTER.search(value):   # written out and read again, what is no character is a question mark
+            parsed = json.loads(json.dumps(parsed, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return value
+    return parsed
+
+
+def _json_integer(digits: str) -> int | str:
+    """An integer; one of more than 64 bits stays the text that it is, since no message can hold it."""
+    number = int(digits) if len(digits) <= _MOST_DIGITS else _NO_INTEGER
+    return number if -_NO_INTEGER <= number < _NO_INTEGER else digits
 
 
 def _integer(value: Any) -> int | None:
