@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from nexusd.model.fields import MAX_SAFE_INTEGER
+
 Kind = Literal["memory service", "storage core"]
 Fields = dict[str, Any]
 
@@ -192,13 +194,14 @@ class OlderFile:
                 before_ms = created_ms
                 fields = _fields(table, row) | {"createdAt": created_ms}
                 if table.own_ids:
-                    fields |= {"id": row_id}
+                    if isinstance(row_id, int) and 0 < row_id <= MAX_SAFE_INTEGER:
+                        fields["id"] = row_id   # any other (a UUID, say) can be no id here: the row gets a new one
                     if table.same:
                         said = hashlib.sha256(repr([fields.get(name) for name in table.same]).encode()).digest()
                         fields["occurrence"] = seen[said]
                         seen[said] += 1
                 elif table.target != "presets":  # those are known by their names
-                    fields["id"] = row_id if isinstance(row_id, int | str) else str(row_id)
+                    fields["id"] = _key(row_id)
             except RowError as error:
                 yield row_id, error
             else:
@@ -247,6 +250,8 @@ def _fields(table: OlderTable, row: Fields) -> Fields:
             value = _integer(value)
         elif isinstance(value, bytes):
             raise RowError(f"{column} holds bytes")
+        elif name == "userId" and value is not None:
+            value = _key(value) if value != "" else None
         if value is None and name in _MAY_BE_EMPTY:
             value = ""
         if value is None:
@@ -303,6 +308,15 @@ def _json_integer(digits: str) -> int | str:
     """An integer; one of more than 64 bits stays the text that it is, since no message can hold it."""
     number = int(digits) if len(digits) <= _MOST_DIGITS else _NO_INTEGER
     return number if -_NO_INTEGER <= number < _NO_INTEGER else digits
+
+
+def _key(value: Any) -> int | str:
+    """A caller's own id: a text or a number that every client can tell from its neighbours."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and abs(value) <= MAX_SAFE_INTEGER:
+        return value
+    return value if isinstance(value, str) else str(value)
 
 
 def _integer(value: Any) -> int | None:

@@ -51,3 +51,46 @@ def test_json_that_no_message_can_hold_is_taken_as_text(
     made(path, "", ("UPDATE episodes SET metadata = ?", (metadata,)))
     assert not import_file(nexus, path, None).refusals
     assert nexus.call("episodes.get", id=1)["metadata"] == taken
+
+
+def test_rows_with_texts_for_ids_are_taken_under_new_ones(nexus: Client, tmp_path: Path) -> None:
+    path = made(tmp_path / "chatai.db", """
+        CREATE TABLE conversations (id TEXT PRIMARY KEY, title TEXT, created_at TEXT);
+        CREATE TABLE messages (id TEXT PRIMARY KEY, conversation_id TEXT, role TEXT, content TEXT, created_at TEXT);
+        INSERT INTO conversations VALUES ('c-b', 'Tea', '2024-05-01'), ('c-a', 'Bread', '2024-05-02');
+        INSERT INTO messages VALUES ('m-1', 'c-b', 'user', 'How hot?', '2024-05-01');
+    """)
+    report = import_file(nexus, path, None)
+    assert [(table.inserted, table.refused) for table in report.tables] == [(2, 0), (1, 0)]
+    [tea] = [one for one in nexus.call("conversations.list")["items"] if one["title"] == "Tea"]
+    [message] = nexus.call("messages.list", conversationId=tea["id"])["items"]
+    assert message["content"] == "How hot?"
+    assert not any(table.inserted for table in import_file(nexus, path, None).tables)
+
+
+def test_rows_with_ids_that_cannot_be_kept_are_taken_under_new_ones(nexus: Client, tmp_path: Path) -> None:
+    path = memory_service(tmp_path / "old.db", sessions=0, episodes=0)
+    ids = (-5, 0, 2**48 + 1, 2**53, 2**63 - 1)
+    for id_ in ids:
+        made(path, "",
+             ("INSERT INTO sessions (id, external_id, created_at) VALUES (?, ?, 5)", (id_, f"s{id_}")),
+             ("INSERT INTO episodes (session_id, user_message, ai_response, created_at) VALUES (?, 'hi', '', 5)",
+              (id_,)))
+    report = import_file(nexus, path, None)
+    assert not report.refusals
+    for id_ in ids:
+        session = nexus.call("sessions.getByExternalId", externalId=f"s{id_}")
+        assert len(nexus.call("episodes.list", sessionId=session["id"])["items"]) == 1
+
+
+def test_a_users_id_that_is_no_exact_number_becomes_a_text(nexus: Client, tmp_path: Path) -> None:
+    path = made(tmp_path / "chatai.db", f"""
+        CREATE TABLE users (id INTEGER PRIMARY KEY, settings TEXT);
+        CREATE TABLE conversations (id INTEGER PRIMARY KEY, title TEXT, user_id, created_at TEXT);
+        CREATE TABLE messages (id INTEGER PRIMARY KEY, conversation_id INTEGER, role TEXT, content TEXT);
+        INSERT INTO users VALUES ({2**60}, '{{}}');
+        INSERT INTO conversations VALUES (1, 'Tea', {2**60}, '2024-05-01'), (2, 'Bread', '', '2024-05-01');
+    """)
+    assert not import_file(nexus, path, None).refusals
+    assert nexus.call("users.get", id=str(2**60))["settings"] == {}
+    assert [nexus.call("conversations.get", id=n)["userId"] for n in (1, 2)] == [str(2**60), None]
