@@ -175,37 +175,74 @@ class OlderFile:
         """Its rows by id; in place of one that cannot be taken, its id and why.
 
         With `above_id`, those with larger ids come first: they may keep their ids as long as no other row
-        was given one.
+        was given one. A row without a time has that of the row before it, whichever comes first.
         """
-        has_id = "id" in {row[1] for row in self._db.execute(f'PRAGMA table_info("{table.table}")')}
-        key = "id" if has_id else "rowid"
-        order = key if above_id is None else f"{key} <= {int(above_id)}, {key}"
-        # table and column are names of our own
-        cursor = self._db.execute(f'SELECT {key} AS "\x01id", * FROM "{table.table}" ORDER BY {order}')  # noqa: S608
-        names = [column[0] for column in cursor.description]
+        key = self._key(table)
         seen: Counter[bytes] = Counter()
-        before_ms = 0
+        # Two walks in the order of the ids: one, sorted, would first be written to a temporary file as a whole.
+        if above_id is None or key is None:
+            yield from self._walk(table, key, "TRUE", (), None, seen)
+            return
+        above, others = f"{key} > ?", f"({key} > ?) IS NOT TRUE"
+        yield from self._walk(table, key, above, (above_id,), self._last_time(table, key, others, above_id), seen)
+        yield from self._walk(table, key, others, (above_id,), None, seen)
+
+    def _key(self, table: OlderTable) -> str | None:
+        """The column that rows are known and ordered by; None where there is none."""
+        if "id" in {row[1] for row in self._db.execute(f'PRAGMA table_info("{table.table}")')}:
+            return "id"
+        try:
+            self._db.execute(f'SELECT rowid FROM "{table.table}" LIMIT 0')  # noqa: S608 - a name of our own
+        except sqlite3.OperationalError:
+            return None     # WITHOUT ROWID
+        return "rowid"
+
+    def _last_time(self, table: OlderTable, key: str, where: str, above_id: int) -> int | None:
+        """The time of the last of these rows that has one: it is that of the rows after it that have none."""
+        sql = f'SELECT * FROM "{table.table}" WHERE {where} ORDER BY {key} DESC'  # noqa: S608 - names of our own
+        cursor = self._db.execute(sql, (above_id,))
+        names = [column[0] for column in cursor.description]
         for values in cursor:
+            with contextlib.suppress(RowError):
+                created_ms = _created_ms(dict(zip(names, values, strict=True)))
+                if created_ms is not None:
+                    return created_ms
+        return None
+
+    def _walk(
+        self, table: OlderTable, key: str | None, where: str, bound: tuple[int, ...], before_ms: int | None,
+        seen: Counter[bytes],
+    ) -> Iterator[OlderRow | tuple[object, RowError]]:
+        order = "" if key is None else f"ORDER BY {key}"
+        # table and column are names of our own
+        sql = f'SELECT {key or "NULL"} AS "\x01id", * FROM "{table.table}" WHERE {where} {order}'  # noqa: S608
+        cursor = self._db.execute(sql, bound)
+        names = [column[0] for column in cursor.description]
+        for place, values in enumerate(cursor, 1):
             row = dict(zip(names, values, strict=True))
-            row_id = row.pop("\x01id")
-            row.pop("id", None)
+            row_id = place if key is None else row["\x01id"]
             try:
-                created_ms = _created_ms(row, before_ms)
-                before_ms = created_ms
-                fields = _fields(table, row) | {"createdAt": created_ms}
-                if table.own_ids:
-                    if isinstance(row_id, int) and 0 < row_id <= MAX_SAFE_INTEGER:
-                        fields["id"] = row_id   # any other (a UUID, say) can be no id here: the row gets a new one
-                    if table.same:
-                        said = hashlib.sha256(repr([fields.get(name) for name in table.same]).encode()).digest()
-                        fields["occurrence"] = seen[said]
-                        seen[said] += 1
-                elif table.target != "presets":  # those are known by their names
-                    fields["id"] = _key(row_id)
+                said_ms = _created_ms(row)
+                before_ms = before_ms if said_ms is None else said_ms
+                created_ms = _place_ms(row_id) if before_ms is None else before_ms
+                fields = _identified(table, row_id, _fields(table, row) | {"createdAt": created_ms}, seen)
             except RowError as error:
                 yield row_id, error
             else:
                 yield OlderRow(row_id, fields)
+
+
+def _identified(table: OlderTable, row_id: Any, fields: Fields, seen: Counter[bytes]) -> Fields:
+    """The fields with what the row will be known by: its id, and which one it is of several that are the same."""
+    if not table.own_ids:
+        return fields if table.target == "presets" else {**fields, "id": _callers_id(row_id)}  # presets: by their names
+    if isinstance(row_id, int) and 0 < row_id <= MAX_SAFE_INTEGER:
+        fields["id"] = row_id   # any other (a UUID, say) can be no id here: the row gets a new one
+    if table.same:
+        said = hashlib.sha256(repr([fields.get(name) for name in table.same]).encode()).digest()
+        fields["occurrence"] = seen[said]
+        seen[said] += 1
+    return fields
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -251,7 +288,7 @@ def _fields(table: OlderTable, row: Fields) -> Fields:
         elif isinstance(value, bytes):
             raise RowError(f"{column} holds bytes")
         elif name == "userId" and value is not None:
-            value = _key(value) if value != "" else None
+            value = _callers_id(value) if value != "" else None
         if value is None and name in _MAY_BE_EMPTY:
             value = ""
         if value is None:
@@ -260,7 +297,7 @@ def _fields(table: OlderTable, row: Fields) -> Fields:
             continue
         fields[name] = value
     if table.rest is not None:
-        others = {key: value for key, value in row.items() if value is not None and key not in _TIME_COLUMNS}
+        others = {key: value for key, value in row.items() if value is not None and key not in _NO_CONTENT}
         given = fields.get(table.rest)
         if table.rest in fields and not isinstance(given, dict):
             given = {table.rest: given}
@@ -276,7 +313,7 @@ def _fields(table: OlderTable, row: Fields) -> Fields:
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _NO_INTEGER = 2**63
 _MOST_DIGITS = 20
-_TIME_COLUMNS = frozenset({*_CREATED, "updated_at", "updatedAt"})
+_NO_CONTENT = frozenset({"\x01id", "id", *_CREATED, "updated_at", "updatedAt"})
 
 
 def _plain(value: Any) -> Any:
@@ -310,7 +347,7 @@ def _json_integer(digits: str) -> int | str:
     return number if -_NO_INTEGER <= number < _NO_INTEGER else digits
 
 
-def _key(value: Any) -> int | str:
+def _callers_id(value: Any) -> int | str:
     """A caller's own id: a text or a number that every client can tell from its neighbours."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -326,11 +363,16 @@ def _integer(value: Any) -> int | None:
     return None
 
 
-def _created_ms(row: Fields, before_ms: int) -> int:
-    """When the row was made; where the file does not say, when the row before it was."""
+def _place_ms(row_id: object) -> int:
+    """Where neither the row nor one before it has a time. All at one moment, each would be looked for among all."""
+    return row_id if isinstance(row_id, int) and 0 <= row_id <= MAX_SAFE_INTEGER else 0
+
+
+def _created_ms(row: Fields) -> int | None:
+    """When the row was made, if the file says so."""
     column = next((column for column in _CREATED if row.get(column) is not None), None)
     if column is None:
-        return before_ms
+        return None
     value = row[column]
     if isinstance(value, str):
         return _text_ms(value, column)

@@ -94,3 +94,49 @@ def test_a_users_id_that_is_no_exact_number_becomes_a_text(nexus: Client, tmp_pa
     assert not import_file(nexus, path, None).refusals
     assert nexus.call("users.get", id=str(2**60))["settings"] == {}
     assert [nexus.call("conversations.get", id=n)["userId"] for n in (1, 2)] == [str(2**60), None]
+
+
+TIMELESS = "CREATE TABLE messages (id INTEGER PRIMARY KEY, content TEXT, role TEXT)"
+
+
+def test_rows_without_a_time_have_each_its_own(nexus: Client, tmp_path: Path) -> None:
+    # at one moment each row would be looked for among all the others: 20,000 took over a minute
+    path = made(tmp_path / "chatai.db", TIMELESS, *(
+        ("INSERT INTO messages (content, role) VALUES (?, 'user')", (f"message {n}",)) for n in range(3)
+    ))
+    import_file(nexus, path, None)
+    [conversation] = nexus.call("conversations.list")["items"]
+    messages = nexus.call("messages.list", conversationId=conversation["id"])["items"]
+    assert [(one["content"], one["createdAt"]) for one in messages] == [
+        ("message 0", 1), ("message 1", 2), ("message 2", 3)
+    ]
+    assert not any(table.inserted for table in import_file(nexus, path, None).tables)
+
+
+def test_a_row_without_a_time_has_the_same_one_in_every_run(nexus: Client, tmp_path: Path) -> None:
+    path = memory_service(tmp_path / "old.db", sessions=1, episodes=0)
+    made(path, """
+        DROP TABLE episodes;
+        CREATE TABLE episodes (id INTEGER PRIMARY KEY, session_id INTEGER, user_message TEXT, ai_response TEXT,
+            created_at INTEGER);
+        INSERT INTO episodes VALUES (1, 1, 'first', '', NULL), (2, 1, 'second', '', 1700000000000),
+            (3, 1, 'third', '', NULL);
+    """)
+    import_file(nexus, path, None)
+    made(path, "INSERT INTO episodes VALUES (4, 1, 'fourth', '', NULL), (5, 1, 'fifth', '', 1700000009000)")
+    import_file(nexus, path, None)
+    episodes = nexus.call("episodes.list", sessionId=1, order="asc")["items"]
+    assert [(one["userMessage"], one["createdAt"]) for one in episodes] == [
+        ("first", 1), ("second", 1_700_000_000_000), ("third", 1_700_000_000_000), ("fourth", 1_700_000_000_000),
+        ("fifth", 1_700_000_009_000),
+    ]
+
+
+def test_a_table_without_ids_or_rowids_is_taken(nexus: Client, tmp_path: Path) -> None:
+    path = made(tmp_path / "chatai.db", """
+        CREATE TABLE messages (n INTEGER, role TEXT, content TEXT, PRIMARY KEY (n, role)) WITHOUT ROWID;
+        INSERT INTO messages VALUES (2, 'user', 'b'), (1, 'user', 'a');
+    """)
+    [messages] = import_file(nexus, path, None).tables
+    assert (messages.inserted, messages.refused) == (2, 0)
+    assert not any(table.inserted for table in import_file(nexus, path, None).tables)
