@@ -49,6 +49,11 @@ SELECT_LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = ?"
 # one more row, with its id or null for the next one
 INSERT_ROW = 'INSERT INTO "{table}" ({columns}) VALUES ({places}) RETURNING {answer}'
 
+# rows after an id wait for the index since now, not since they were made elsewhere
+WAIT_SINCE_NOW = """
+UPDATE outbox SET created_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+WHERE collection = ? AND row_id > ?"""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -198,7 +203,7 @@ TARGETS: Mapping[ImportTable, Target] = {
 def import_rows(db: Connection, rows: Sequence[Params], table: ImportTable) -> list[ImportedRow | RpcError]:
     """Take rows in, in order; each answers where it is now, or its own error while the others stand."""
     target = TARGETS[table]
-    last_id = _last_id(db, target.table)
+    last_before = last_id = _last_id(db, target.table)
     answers: list[ImportedRow | RpcError] = []
     for row in rows:
         values = target.values(row)
@@ -212,6 +217,7 @@ def import_rows(db: Connection, rows: Sequence[Params], table: ImportTable) -> l
         answers.append(answer)
         if isinstance(row, ImportRow) and isinstance(answer, ImportedRow):
             last_id = max(last_id, int(answer.id))
+    db.execute(WAIT_SINCE_NOW, (target.table, last_before))
     return answers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ def test_what_was_imported_is_found_by_words_at_once_and_queued_for_the_index(ne
     assert {hit["episode"]["sessionId"] for hit in found} == {3}
     assert nexus.call("outbox.wait", timeoutMs=60_000)["done"]
     assert nexus.call("episodes.get", id=1)["vector"] == "indexed"
+
+
+def test_what_was_imported_waits_for_the_index_since_now_however_old_it_is(nexus: Client, tmp_path: Path) -> None:
+    import_file(nexus, memory_service(tmp_path / "old.db", sessions=100), None)
+    import_file(nexus, storage_core(tmp_path / "chatai.db"), None)
+    waiting = nexus.call("outbox.list", limit=500)["items"]
+    assert {"episodes", "messages", "vectors"} <= {row["collection"] for row in waiting}
+    assert all(time.time() * 1000 - row["createdAt"] < 60_000 for row in waiting)
 
 
 def test_a_second_run_takes_nothing_twice_even_of_a_moved_file(nexus: Client, tmp_path: Path) -> None:

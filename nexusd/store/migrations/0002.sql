@@ -372,8 +372,8 @@ BEGIN
     UPDATE summaries SET version = version + 1 WHERE session_id = new.id;
 END;
 
--- Rows from before this version: the index does not know them yet.
+-- Rows from before this version: the index does not know them yet. They wait since now.
 INSERT INTO outbox (collection, row_id, version, op, created_ms)
-SELECT 'entities', id, version, 'upsert', updated_at FROM entities
+SELECT 'entities', id, version, 'upsert', CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM entities
 UNION ALL
-SELECT 'summaries', id, version, 'upsert', updated_at FROM summaries;
+SELECT 'summaries', id, version, 'upsert', CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM summaries;

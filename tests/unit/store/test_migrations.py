@@ -101,3 +101,29 @@ def test_metadata_is_json(db: Connection, table: str) -> None:
         db.execute(
             f"INSERT INTO {table} ({', '.join(required)}) VALUES ({', '.join(required.values())})"
         )
+
+
+def test_rows_of_version_1_are_found_and_wait_for_the_index_since_the_upgrade(empty: Connection) -> None:
+    migrate(empty, load_migrations()[:1])
+    empty.execute("""
+        INSERT INTO sessions (external_id, created_at, updated_at) VALUES ('s', 1, 1);
+        INSERT INTO episodes (session_id, user_message, ai_response, created_at, updated_at)
+            VALUES (1, 'a', '', 7, 7), (1, 'b', '', 9, 9);
+        INSERT INTO entities (name, type, notes, created_at, updated_at) VALUES ('Ada', 'person', 'likes tea', 1, 1);
+        INSERT INTO summaries (session_id, content, first_episode_id, last_episode_id, created_at, updated_at)
+            VALUES (1, 'They greeted.', 1, 2, 1, 1), (1, 'Of exchanges that went.', 5, 6, 1, 1);
+    """).fetchall()
+    migrate(empty, load_migrations())
+    found = empty.execute(
+        "SELECT rowid FROM entities_fts('teas') UNION ALL SELECT rowid FROM summaries_fts('greeting')"
+    )
+    assert found.fetchall() == [(1,), (1,)]
+    runs = empty.execute("SELECT first_episode_at, last_episode_at FROM summaries ORDER BY id").fetchall()
+    assert runs == [(7, 9), (None, None)]
+    waiting = empty.execute(
+        "SELECT collection, row_id, unixepoch() * 1000 - created_ms < 60000 FROM outbox ORDER BY seq"
+    )
+    assert waiting.fetchall() == [
+        ("episodes", 1, 0), ("episodes", 2, 0),     # by the change itself, as it was then
+        ("entities", 1, 1), ("summaries", 1, 1), ("summaries", 2, 1),
+    ]
