@@ -7,7 +7,9 @@ again, so that an import may be stopped at any point and run again.
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ MAX_ROWS = 500
 MAX_BYTES = 512 * 1024  # of a batch: half of what a message on TCP may have
 SHOWN_REFUSALS = 20
 SOME_REFUSED = 1  # exit code
+LOOSE_MESSAGES = "Imported messages of no conversation"
 TIMEOUT_S = 60.0
 
 
@@ -95,10 +98,10 @@ class Importer:
         self.report = ImportReport(str(path), list(file.kinds), [], [])
         self._client = client
         self._file = file
-        self._path = path
         self._progress = progress
         self._ids: dict[str, dict[object, int | str]] = {}
         self._loose_messages: int | str | None = None
+        self._seen: Counter[bytes] = Counter()
         self._dimension: int | None = None
 
     def run(self) -> ImportReport:
@@ -113,6 +116,7 @@ class Importer:
             self.report.tables.append(report)
             self._progress.table(table.target, report.rows)
             self._ids[table.table] = {}
+            self._seen.clear()
             for batch in self._batches(table, report, last_ids.get(table.target)):
                 self._send(table, report, batch)
         return self.report
@@ -161,6 +165,10 @@ class Importer:
         if embedding is not None and not self._fits(embedding):
             del fields["embedding"]
             self.report.embeddings_left_out += 1
+        if table.same:  # counted here: rows that belong to different ones in the file may belong to one here
+            said = hashlib.sha256(repr([fields.get(name) for name in table.same]).encode()).digest()
+            fields["occurrence"] = self._seen[said]
+            self._seen[said] += 1
         return fields
 
     def _fits(self, embedding: object) -> bool:
@@ -175,9 +183,9 @@ class Importer:
         )
 
     def _conversation_of_loose_messages(self) -> int | str:
-        """One conversation for all messages that belong to none."""
+        """One conversation for all messages that belong to none; the same whatever the file is called by now."""
         if self._loose_messages is None:
-            row = {"title": f"Imported from {self._path.name}", "createdAt": 0}
+            row = {"title": LOOSE_MESSAGES, "createdAt": 0}
             (answer,) = self._store("conversations", [row])
             if answer.id is None:
                 raise RowError("no conversation could be made for it")

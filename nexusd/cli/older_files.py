@@ -8,12 +8,10 @@ is lost. Reads one snapshot and never writes. Knows no daemon: references to oth
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import re
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -178,14 +176,13 @@ class OlderFile:
         was given one. A row without a time has that of the row before it, whichever comes first.
         """
         key = self._key(table)
-        seen: Counter[bytes] = Counter()
         # Two walks in the order of the ids: one, sorted, would first be written to a temporary file as a whole.
         if above_id is None or key is None:
-            yield from self._walk(table, key, "TRUE", (), None, seen)
+            yield from self._walk(table, key, "TRUE", (), None)
             return
         above, others = f"{key} > ?", f"({key} > ?) IS NOT TRUE"
-        yield from self._walk(table, key, above, (above_id,), self._last_time(table, key, others, above_id), seen)
-        yield from self._walk(table, key, others, (above_id,), None, seen)
+        yield from self._walk(table, key, above, (above_id,), self._last_time(table, key, others, above_id))
+        yield from self._walk(table, key, others, (above_id,), None)
 
     def _key(self, table: OlderTable) -> str | None:
         """The column that rows are known and ordered by; None where there is none."""
@@ -210,8 +207,7 @@ class OlderFile:
         return None
 
     def _walk(
-        self, table: OlderTable, key: str | None, where: str, bound: tuple[int, ...], before_ms: int | None,
-        seen: Counter[bytes],
+        self, table: OlderTable, key: str | None, where: str, bound: tuple[int, ...], before_ms: int | None
     ) -> Iterator[OlderRow | tuple[object, RowError]]:
         order = "" if key is None else f"ORDER BY {key}"
         # table and column are names of our own
@@ -225,23 +221,19 @@ class OlderFile:
                 said_ms = _created_ms(row)
                 before_ms = before_ms if said_ms is None else said_ms
                 created_ms = _place_ms(row_id) if before_ms is None else before_ms
-                fields = _identified(table, row_id, _fields(table, row) | {"createdAt": created_ms}, seen)
+                fields = _identified(table, row_id, _fields(table, row) | {"createdAt": created_ms})
             except RowError as error:
                 yield row_id, error
             else:
                 yield OlderRow(row_id, fields)
 
 
-def _identified(table: OlderTable, row_id: Any, fields: Fields, seen: Counter[bytes]) -> Fields:
-    """The fields with what the row will be known by: its id, and which one it is of several that are the same."""
+def _identified(table: OlderTable, row_id: Any, fields: Fields) -> Fields:
+    """The fields with the row's id, if it can be one here."""
     if not table.own_ids:
         return fields if table.target == "presets" else {**fields, "id": _callers_id(row_id)}  # presets: by their names
     if isinstance(row_id, int) and 0 < row_id <= MAX_SAFE_INTEGER:
         fields["id"] = row_id   # any other (a UUID, say) can be no id here: the row gets a new one
-    if table.same:
-        said = hashlib.sha256(repr([fields.get(name) for name in table.same]).encode()).digest()
-        fields["occurrence"] = seen[said]
-        seen[said] += 1
     return fields
 
 

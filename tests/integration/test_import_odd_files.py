@@ -140,3 +140,17 @@ def test_a_table_without_ids_or_rowids_is_taken(nexus: Client, tmp_path: Path) -
     [messages] = import_file(nexus, path, None).tables
     assert (messages.inserted, messages.refused) == (2, 0)
     assert not any(table.inserted for table in import_file(nexus, path, None).tables)
+
+
+def test_messages_of_no_conversation_are_neither_doubled_nor_taken_for_each_other(
+    nexus: Client, tmp_path: Path
+) -> None:
+    path = made(tmp_path / "chatai.db", """
+        CREATE TABLE messages (id INTEGER PRIMARY KEY, conversation_id INTEGER, role TEXT, content TEXT,
+            created_at TEXT);
+        INSERT INTO messages VALUES (1, 77, 'user', 'yes', '2024-05-01'), (2, 78, 'user', 'yes', '2024-05-01'),
+            (3, NULL, 'user', 'yes', '2024-05-01');
+    """)
+    assert [table.inserted for table in import_file(nexus, path, None).tables] == [3]
+    renamed = path.rename(tmp_path / "chatai-old.db")
+    assert [table.inserted for table in import_file(nexus, renamed, None).tables] == [0]
