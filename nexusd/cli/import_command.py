@@ -110,13 +110,14 @@ class Importer:
         Raises:
             RpcError, ClientError: the daemon refuses as a whole, or is gone; run it again to go on.
         """
-        last_ids = self._client.execute(Request("imports.lastIds", {}, LastIds, mutates=False)).tables
         for table in self._file.tables():
             report = TableReport(table.target, self._file.count(table))
             self.report.tables.append(report)
             self._progress.table(table.target, report.rows)
             self._ids[table.table] = {}
             self._seen.clear()
+            # asked anew for each: others may write meanwhile, and one id that is taken pushes all after it on
+            last_ids = self._client.execute(Request("imports.lastIds", {}, LastIds, mutates=False)).tables
             for batch in self._batches(table, report, last_ids.get(table.target)):
                 self._send(table, report, batch)
         return self.report
@@ -152,7 +153,7 @@ class Importer:
         for name, parent in table.references.items():
             if name not in fields:
                 continue
-            new = self._ids.get(parent, {}).get(fields[name])
+            new = _one_of(self._ids.get(parent, {}), fields[name])
             if new is None and name in table.required:
                 raise RowError(f"{name} {fields[name]} is not among the {parent}")
             if new is None:
@@ -243,6 +244,15 @@ class Importer:
         shown = row_id if isinstance(row_id, int | str) or row_id is None else str(row_id)
         self.report.refusals.append(Refusal(report.table, shown, reason))
         self._progress.advance(1)
+
+
+def _one_of(ids: dict[object, int | str], wanted: object) -> int | str | None:
+    """The new id for one of the file's; 5 and '5' are one to SQLite where columns differ in type."""
+    if wanted in ids:
+        return ids[wanted]
+    if isinstance(wanted, str) and wanted.isascii() and wanted.isdigit() and len(wanted) < 20:
+        return ids.get(int(wanted))
+    return ids.get(str(wanted)) if isinstance(wanted, int) else None
 
 
 class _Silent:

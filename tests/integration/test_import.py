@@ -178,7 +178,7 @@ def test_an_import_that_was_cut_off_goes_on_where_it_was(
 
         def execute(self, request: Any, **options: Any) -> Any:
             StopsAfter.calls += 1
-            if StopsAfter.calls == 5:
+            if StopsAfter.calls == 8:
                 raise Stopped
             return super().execute(request, **options)
 

@@ -154,3 +154,28 @@ def test_messages_of_no_conversation_are_neither_doubled_nor_taken_for_each_othe
     assert [table.inserted for table in import_file(nexus, path, None).tables] == [3]
     renamed = path.rename(tmp_path / "chatai-old.db")
     assert [table.inserted for table in import_file(nexus, renamed, None).tables] == [0]
+
+
+def test_a_reference_by_text_finds_the_row_with_that_number(nexus: Client, tmp_path: Path) -> None:
+    path = made(tmp_path / "chatai.db", """
+        CREATE TABLE conversations (id INTEGER PRIMARY KEY, title TEXT);
+        CREATE TABLE messages (id INTEGER PRIMARY KEY, conversation_id TEXT, role TEXT, content TEXT);
+        INSERT INTO conversations VALUES (5, 'Tea');
+        INSERT INTO messages VALUES (1, 5, 'user', 'How hot?');
+    """)
+    import_file(nexus, path, None)
+    assert [one["content"] for one in nexus.call("messages.list", conversationId=5)["items"]] == ["How hot?"]
+
+
+def test_ids_are_kept_though_others_write_while_an_import_runs(nexus: Client, tmp_path: Path) -> None:
+    session = nexus.call("sessions.create", externalId="mine")["id"]
+
+    class Busy(Client):
+        def execute(self, request: Any, **options: Any) -> Any:
+            if request.params.get("table") == "sessions":
+                nexus.call("episodes.create", sessionId=session, userMessage="live", aiResponse="")
+            return super().execute(request, **options)
+
+    with Busy(nexus.address) as busy:
+        report = import_file(busy, memory_service(tmp_path / "old.db"), None)
+    assert {table.table: table.new_ids for table in report.tables}["episodes"] == 1
