@@ -23,8 +23,9 @@ from nexusd.cli.older_files import OlderFile, OlderRow, OlderTable, RowError
 from nexusd.cli.texts import safe
 from nexusd.client.core import Request
 from nexusd.client.sync_client import Client
-from nexusd.errors import BadName, Conflict, InvalidParams, RpcError, TooLarge
+from nexusd.errors import BadName, Conflict, DimensionMismatch, InvalidParams, RpcError, TooLarge
 from nexusd.model.imports import LastIds
+from nexusd.model.numbers import packed
 from nexusd.model.system import SystemStatus
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class ImportReport(msgspec.Struct, rename="camel"):
     kinds: list[str]
     tables: list[TableReport]
     refusals: list[Refusal]
-    embeddings_left_out: int = 0  # of another dimension than the daemon's model: their texts are embedded anew
+    embeddings_left_out: int = 0  # that the daemon's model could not have made: their texts are embedded anew
 
 
 class Progress(Protocol):
@@ -177,11 +178,13 @@ class Importer:
             self._dimension = self._client.execute(
                 Request("system.status", {}, SystemStatus, mutates=False)
             ).embedder.dimension
-        return (
-            isinstance(embedding, list)
-            and len(embedding) == self._dimension
-            and all(isinstance(number, int | float) for number in embedding)
-        )
+        if not isinstance(embedding, list) or not all(type(number) in {int, float} for number in embedding):
+            return False
+        try:    # by the rule for what callers store: zeros, say of an embedding that failed, would be a dead letter
+            packed(embedding, self._dimension, "embedding")
+        except (DimensionMismatch, InvalidParams):
+            return False
+        return True
 
     def _conversation_of_loose_messages(self) -> int | str:
         """One conversation for all messages that belong to none; the same whatever the file is called by now."""
@@ -341,7 +344,7 @@ def describe_report(report: ImportReport) -> str:
             parts.append(f"{table.refused} not taken")
         lines.append(f"  {table.table:<{width}}  {', '.join(parts)}")
     if report.embeddings_left_out:
-        lines.append(f"embeddings of another dimension: {report.embeddings_left_out}; their texts are embedded anew")
+        lines.append(f"embeddings that do not fit: {report.embeddings_left_out}; their texts are embedded anew")
     lines += (f"not taken: {one.table} {one.id}: {safe(one.reason)}" for one in report.refusals[:SHOWN_REFUSALS])
     if len(report.refusals) > SHOWN_REFUSALS:
         lines.append(f"... and {len(report.refusals) - SHOWN_REFUSALS} more; --json lists all")

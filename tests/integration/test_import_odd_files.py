@@ -179,3 +179,15 @@ def test_ids_are_kept_though_others_write_while_an_import_runs(nexus: Client, tm
     with Busy(nexus.address) as busy:
         report = import_file(busy, memory_service(tmp_path / "old.db"), None)
     assert {table.table: table.new_ids for table in report.tables}["episodes"] == 1
+
+
+@pytest.mark.parametrize("number", ["0.0", "1e39", "1e-60", "true"])
+def test_a_vector_that_can_be_no_point_is_left_out_and_its_text_embedded_anew(
+    nexus: Client, tmp_path: Path, number: str
+) -> None:
+    dimension = nexus.status().embedder.dimension
+    path = made(tmp_path / "chatai.db", "CREATE TABLE vectors (id TEXT PRIMARY KEY, text TEXT, embedding TEXT)", (
+        "INSERT INTO vectors VALUES ('note', 'The cellar is damp.', ?)", (f"[{', '.join([number] * dimension)}]",)
+    ))
+    assert import_file(nexus, path, None).embeddings_left_out == 1
+    assert nexus.call("vectors.get", id="note")["embedding"] is None
