@@ -13,6 +13,7 @@ from nexusd.model.fields import UNSET, Deletion, Listing
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.paging import AFTER_ALL, take_page
+from nexusd.store.same_json import same_json
 
 _COLUMNS = "id, title, user_id, group_id, metadata, created_at, updated_at"
 _TEXTS = (1, 4)
@@ -127,11 +128,10 @@ def update_conversation(db: Connection, change: UpdateConversation, now_ms: int)
     user_id = old.user_id if change.user_id is UNSET else change.user_id
     group_id = old.group_id if change.group_id is UNSET else change.group_id
     metadata = old.metadata if change.metadata is UNSET else change.metadata
-    encoded = msgspec.json.encode(metadata)     # compared as JSON: to Python, 1 and true are equal
-    before = (old.title, old.user_id, old.group_id, msgspec.json.encode(old.metadata))
-    if (title, user_id, group_id, encoded) == before:
+    before = (old.title, old.user_id, old.group_id)
+    if (title, user_id, group_id) == before and same_json(metadata, old.metadata):
         return old
-    values = (title, user_id, group_id, encoded.decode(), now_ms, old.id)
+    values = (title, user_id, group_id, msgspec.json.encode(metadata).decode(), now_ms, old.id)
     try:
         return _conversation(db.execute(UPDATE_CONVERSATION, values).fetchall()[0])
     except apsw.ConstraintError as error:

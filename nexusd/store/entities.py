@@ -26,6 +26,7 @@ from nexusd.store.cursors import decode_cursor, decode_text_cursor, encode_curso
 from nexusd.store.full_text import ENTITIES, Condition, match_words
 from nexusd.store.indexed import vector_column, vector_state
 from nexusd.store.paging import take_page
+from nexusd.store.same_json import same_json
 from nexusd.store.text_budget import TextBudget
 
 # The columns of a record of `entities n`.
@@ -121,15 +122,10 @@ def upsert_entity(db: Connection, new: NewEntity | UpsertEntity, now_ms: int) ->
     old = entity_from_row(row)
     notes = old.notes if new.notes is UNSET else new.notes
     metadata = old.metadata if new.metadata is UNSET else new.metadata
-    if (notes, _canonical(metadata)) != (old.notes, _canonical(old.metadata)):
+    if notes != old.notes or not same_json(metadata, old.metadata):
         db.execute(UPDATE_ENTITY, (notes, msgspec.json.encode(metadata).decode(), now_ms, old.id))
         row = db.execute(SELECT_ENTITY, (old.id,)).fetchall()[0]
     return UpsertedEntity(**_fields(row), created=False)
-
-
-def _canonical(metadata: dict[str, Any]) -> bytes:
-    """Compared as JSON, since to Python 1 and true are equal; the order of keys means nothing."""
-    return msgspec.json.encode(metadata, order="deterministic")
 
 
 def select_entity(db: Connection, entity_id: int) -> Entity:

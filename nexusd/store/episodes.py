@@ -19,6 +19,7 @@ from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.full_text import EPISODES
 from nexusd.store.indexed import vector_column, vector_state
 from nexusd.store.memory_filter import filter_condition
+from nexusd.store.same_json import same_json
 from nexusd.store.text_budget import TextBudget
 from nexusd.store.values import in_powers_of_two, placeholders
 
@@ -271,11 +272,11 @@ def update_episode(db: Connection, change: UpdateEpisode, now_ms: int) -> Episod
     ai_response = old.ai_response if change.ai_response is UNSET else change.ai_response
     token_count = old.token_count if change.token_count is UNSET else change.token_count
     metadata = old.metadata if change.metadata is UNSET else change.metadata
-    encoded = msgspec.json.encode(metadata)     # compared as JSON: to Python, 1 and true are equal
-    before = (old.user_message, old.ai_response, old.token_count, msgspec.json.encode(old.metadata))
-    if (user_message, ai_response, token_count, encoded) == before:
+    before = (old.user_message, old.ai_response, old.token_count)
+    if (user_message, ai_response, token_count) == before and same_json(metadata, old.metadata):
         return old
-    db.execute(UPDATE_EPISODE, (user_message, ai_response, token_count, encoded.decode(), now_ms, old.id))
+    encoded = msgspec.json.encode(metadata).decode()
+    db.execute(UPDATE_EPISODE, (user_message, ai_response, token_count, encoded, now_ms, old.id))
     return select_episode(db, old.id)
 
 

@@ -12,6 +12,7 @@ from nexusd.model.groups import CreateGroup, Group, ListGroups, UpdateGroup
 from nexusd.store.connection import Connection
 from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.paging import take_page
+from nexusd.store.same_json import same_json
 
 _COLUMNS = "id, name, config, created_at, updated_at"
 _TEXTS = (1, 2)
@@ -80,10 +81,9 @@ def update_group(db: Connection, change: UpdateGroup, now_ms: int) -> Group:
     old = select_group(db, change.id)
     name = old.name if change.name is UNSET else change.name
     config = old.config if change.config is UNSET else change.config
-    encoded = msgspec.json.encode(config)       # compared as JSON: to Python, 1 and true are equal
-    if (name, encoded) == (old.name, msgspec.json.encode(old.config)):
+    if name == old.name and same_json(config, old.config):
         return old
-    return _group(db.execute(UPDATE_GROUP, (name, encoded.decode(), now_ms, old.id)).fetchall()[0])
+    return _group(db.execute(UPDATE_GROUP, (name, msgspec.json.encode(config).decode(), now_ms, old.id)).fetchall()[0])
 
 
 def delete_group(db: Connection, group_id: int) -> Deletion:

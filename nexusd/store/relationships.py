@@ -23,6 +23,7 @@ from nexusd.model.relationships import (
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_text_cursor, encode_cursor
 from nexusd.store.paging import take_page
+from nexusd.store.same_json import same_json
 
 # The columns of a record of `relationships r`.
 RELATIONSHIP_COLUMNS = "r.id, r.from_id, r.to_id, r.label, r.metadata, r.created_at, r.updated_at"
@@ -115,15 +116,10 @@ def upsert_relationship(
             created_at=now_ms, updated_at=now_ms, created=True,
         )
     old = _fields(row)
-    if new.metadata is not UNSET and _canonical(new.metadata) != _canonical(old["metadata"]):
+    if new.metadata is not UNSET and not same_json(new.metadata, old["metadata"]):
         db.execute(UPDATE_RELATIONSHIP, (msgspec.json.encode(new.metadata).decode(), now_ms, old["id"]))
         old |= {"metadata": new.metadata, "updated_at": now_ms}
     return UpsertedRelationship(**old, created=False)
-
-
-def _canonical(metadata: dict[str, Any]) -> bytes:
-    """Compared as JSON, since to Python 1 and true are equal; the order of keys means nothing."""
-    return msgspec.json.encode(metadata, order="deterministic")
 
 
 def _missing_ends(db: Connection, new: NewRelationship | UpsertRelationship) -> EntityNotFound:

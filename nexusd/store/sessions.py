@@ -12,6 +12,7 @@ from nexusd.model.fields import UNSET, Deletion, Listing
 from nexusd.model.sessions import CreateSession, DeleteSession, ListSessions, Session, UpdateSession
 from nexusd.store.connection import Connection, is_duplicate, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.same_json import same_json
 from nexusd.store.text_budget import TextBudget
 
 _COLUMNS = "id, external_id, name, project_id, metadata, created_at, updated_at"
@@ -148,10 +149,9 @@ def update_session(db: Connection, change: UpdateSession, now_ms: int) -> Sessio
     name = old.name if change.name is UNSET else change.name
     project_id = old.project_id if change.project_id is UNSET else change.project_id
     metadata = old.metadata if change.metadata is UNSET else change.metadata
-    encoded = msgspec.json.encode(metadata)     # compared as JSON: to Python, 1 and true are equal
-    if (name, project_id, encoded) == (old.name, old.project_id, msgspec.json.encode(old.metadata)):
+    if (name, project_id) == (old.name, old.project_id) and same_json(metadata, old.metadata):
         return old
-    values = (name, project_id, encoded.decode(), now_ms, old.id)
+    values = (name, project_id, msgspec.json.encode(metadata).decode(), now_ms, old.id)
     try:
         return _session(db.execute(UPDATE_SESSION, values).fetchall()[0])
     except apsw.ConstraintError as error:

@@ -12,6 +12,7 @@ from nexusd.model.users import MAX_SETTINGS, ListUsers, SetUser, User
 from nexusd.store.connection import Connection
 from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.paging import take_page
+from nexusd.store.same_json import same_json
 
 _COLUMNS = "seq, id, settings, created_at, updated_at"
 _TEXTS = (2,)
@@ -63,10 +64,9 @@ def set_user(db: Connection, given: SetUser, now_ms: int) -> User:
     row = db.execute(SELECT_USER, (given.id,)).fetchone()
     old = None if row is None else _user(row)
     settings = merged(old.settings if old is not None else {}, given.settings) if given.merge else given.settings
-    encoded = msgspec.json.encode(settings)     # compared as JSON: to Python, 1 and true are equal
-    if old is not None and encoded == msgspec.json.encode(old.settings):
+    if old is not None and same_json(settings, old.settings):
         return old
-    text = encoded.decode()
+    text = msgspec.json.encode(settings).decode()
     if len(text) > MAX_SETTINGS:
         raise TooLarge(f"The settings would be longer than {MAX_SETTINGS:,} characters of JSON.")
     return _user(db.execute(PUT_SETTINGS, (given.id, text, now_ms)).fetchall()[0])
