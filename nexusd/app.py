@@ -165,7 +165,7 @@ class App:
             McpServersApi(self._files.mcp_servers),
             SemanticApi(self._store, self._worker, similar, self._embedder.fingerprint.short, self._clock),
             VectorsApi(self._store, self._worker, similar, self._clock),
-            ImportsApi(self._store),
+            ImportsApi(self._store, self._embedder.fingerprint.dimension),
             EventsApi(self._hub),
             OutboxApi(self._store, self._worker, self._collections.logical, self._clock),
         ):

@@ -7,25 +7,42 @@ import msgspec
 
 from nexusd.api.bulk import checked_items, write_together
 from nexusd.api.receipts import receipt_for
+from nexusd.errors import RpcError
 from nexusd.model.bulk import Answers, ItemError
 from nexusd.model.fields import NoParams, Params
-from nexusd.model.imports import ImportedRow, ImportTable, LastIds, StoreImports
+from nexusd.model.imports import ImportedRow, ImportTable, ImportVector, LastIds, StoreImports
+from nexusd.model.numbers import packed
 from nexusd.store.database import Database
 from nexusd.store.imports import TARGETS, import_rows, last_ids
 from nexusd.wire.methods import Call, Method
+from nexusd.wire.replies import error_object
 
 
 class ImportsApi:
     """The methods on imports."""
 
-    def __init__(self, store: Database) -> None:
+    def __init__(self, store: Database, dimension: int) -> None:
+        """`dimension` is that of the embedding model, which a caller's own vectors must have."""
         self._store = store
+        self._dimension = dimension
 
     async def store(self, call: Call, params: StoreImports) -> Answers[ImportedRow] | msgspec.Raw:
         """Take rows in."""
         receipt = receipt_for(call, "imports.store", params)
-        rows = checked_items(TARGETS[params.table].row, params.items, call)
+        rows = [
+            self._fitting(row, place, call)
+            for place, row in enumerate(checked_items(TARGETS[params.table].row, params.items, call))
+        ]
         return await self._store.write_once(receipt, _store, rows, call.request_id, params.table)
+
+    def _fitting(self, row: Params | ItemError, place: int, call: Call) -> Params | ItemError:
+        """The row, or what is wrong with its own vector: one that the index refuses would be a dead letter."""
+        if isinstance(row, ImportVector) and row.embedding is not None:
+            try:
+                packed(row.embedding, self._dimension, f"items[{place}].embedding")
+            except RpcError as error:
+                return ItemError(error_object(error, call.request_id))
+        return row
 
     def last_ids(self, _call: Call, _params: NoParams) -> LastIds:
         """The largest ids."""

@@ -222,3 +222,16 @@ def test_the_report_is_json_for_programs(nexus: Client, tmp_path: Path) -> None:
     assert report["tables"][2] == {
         "table": "episodes", "rows": 12, "inserted": 12, "existing": 0, "refused": 0, "newIds": 0
     }
+
+
+@pytest.mark.parametrize(("embedding", "kind"), [
+    ([1.0], "dimension_mismatch"), ([0.0] * 384, "invalid_params"), ([1e39] * 384, "invalid_params"),
+])
+def test_a_vector_that_the_index_would_refuse_is_refused_at_once(
+    nexus: Client, embedding: list[float], kind: str
+) -> None:
+    rows = [{"id": "a", "text": "good", "createdAt": 1},
+            {"id": "b", "text": "bad", "embedding": embedding, "createdAt": 1}]
+    good, bad = nexus.call("imports.store", table="vectors", items=rows)["items"]
+    assert (good["outcome"], bad["error"]["data"]["kind"]) == ("inserted", kind)
+    assert "items[1].embedding" in bad["error"]["message"]
