@@ -48,7 +48,7 @@ class RequestReader:
         self._head: Head | None = None              # while its body is read
         self._accepted: Any = None
         self._continue_due = False
-        self._body: list[bytes | bytearray] = []
+        self._body = bytearray()                    # one buffer: it may come byte by byte, and an object each takes 50
         self._missing = 0                           # of a body that told its length
         self._chunks: h11.Connection | None = None  # of one that did not
         self._chunk_count = 0
@@ -81,8 +81,8 @@ class RequestReader:
         head = self._head or self._read_head()
         if head is None or not (self._read_body() if self._chunks is None else self._read_chunks(self._chunks)):
             return None
-        body = b"".join(self._body) if self._body else b""
-        self._head, self._body = None, []
+        body = bytes(self._body)
+        self._head, self._body = None, bytearray()
         return HttpRequest(head, body, self._accepted)
 
     def _read_head(self) -> Head | None:
@@ -124,7 +124,7 @@ class RequestReader:
             piece = rest[:self._missing]
             self._rest = rest[self._missing:]
             self._missing -= len(piece)
-            self._body.append(piece)
+            self._body += piece
         return not self._missing
 
     def _read_chunks(self, parser: h11.Connection) -> bool:
@@ -133,14 +133,12 @@ class RequestReader:
             self._continue_due = False
             parser.receive_data(self._rest)
             self._rest = b""
-        size = sum(map(len, self._body))
         try:
             while isinstance(event := parser.next_event(), h11.Data):
-                self._body.append(event.data)
-                size += len(event.data)
+                self._body += event.data
                 self._chunk_count += event.chunk_start
-                self._hold_limit(size)
-                if self._chunk_count > SMALL_CHUNKS + size // CHUNK_BYTES:
+                self._hold_limit(len(self._body))
+                if self._chunk_count > SMALL_CHUNKS + len(self._body) // CHUNK_BYTES:
                     raise too_large(413, "The body comes in too many small chunks.")
         except h11.RemoteProtocolError as error:
             raise as_refusal(error) from None

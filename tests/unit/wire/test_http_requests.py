@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -194,6 +195,24 @@ def test_many_tiny_chunks_are_refused_since_each_costs_what_a_large_one_does() -
     assert refusal_of(chunked(*[b"x"] * (SMALL_CHUNKS + 100))).status == 413
     assert len(requests_of(chunked(*[b"x"] * SMALL_CHUNKS))[0].body) == SMALL_CHUNKS
     assert len(requests_of(chunked(*[b"x" * 64] * 3000), body=2**20)[0].body) == 3000 * 64
+
+
+@pytest.mark.parametrize(("head", "end"), [
+    (b"Content-Length: 30000\r\n\r\n", b""), (b"Transfer-Encoding: chunked\r\n\r\n7530\r\n", b"\r\n0\r\n\r\n"),
+])
+def test_a_body_that_comes_in_tiny_pieces_takes_no_more_room_than_its_bytes(head: bytes, end: bytes) -> None:
+    from_reader = reader(body=2**20)
+    assert taken(from_reader, POST + head) == []
+    tracemalloc.start()
+    try:
+        for n in range(9999):
+            assert taken(from_reader, b"%03d" % (n % 1000)) == []
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 60_000
+    (request,) = taken(from_reader, b"abc" + end)
+    assert (len(request.body), request.body[-6:]) == (30_000, b"998abc")
 
 
 def test_a_long_header_is_not_repeated_in_the_refusal() -> None:
