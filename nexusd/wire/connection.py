@@ -167,8 +167,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as it asks: start nothing more of its."""
         self._writable = False
-        self._stalled_since_s = self._loop.time()
-        self._stalled_bytes = self._transport.get_write_buffer_size()
+        self._watch_unsent()
         self._pace_reading()
 
     def resume_writing(self) -> None:
@@ -196,8 +195,7 @@ class Connection(asyncio.Protocol):
         """End it if it kept us waiting too long. Called every now and then."""
         limits, front = self._limits, self._front
         if self._linger_until_s is not None:
-            if now_s >= self._linger_until_s:
-                self._transport.abort()
+            self._check_linger(now_s, self._linger_until_s)
         elif not self._writable or self._state is State.CLOSED:
             self._check_stall(now_s)
         elif front is None:
@@ -354,6 +352,19 @@ class Connection(asyncio.Protocol):
         elif waited_s >= self._limits.first_byte_timeout_s:
             self._close()
 
+    def _check_linger(self, now_s: float, until_s: float) -> None:
+        """Of one that was sent its last: the time begins when all of it went out, however long a reply it is."""
+        if self._transport.get_write_buffer_size():
+            self._linger_until_s = now_s + LINGER_S
+            self._check_stall(now_s)
+        elif now_s >= until_s:
+            self._transport.abort()
+
+    def _watch_unsent(self) -> None:
+        """From now on something must move."""
+        self._stalled_since_s = self._loop.time()
+        self._stalled_bytes = self._transport.get_write_buffer_size()
+
     def _check_stall(self, now_s: float) -> None:
         """Slow is fine, as long as something moves."""
         unsent = self._transport.get_write_buffer_size()
@@ -370,11 +381,11 @@ class Connection(asyncio.Protocol):
             self._close()
         elif self._state is State.DISCARDING and self._linger_until_s is None:
             self._linger_until_s = self._loop.time() + LINGER_S
+            self._watch_unsent()
             self._transport.write_eof()
 
     def _close(self) -> None:
         """Take nothing more; what is buffered is sent first, as long as the client reads it."""
         self._state = State.CLOSED
-        self._stalled_since_s = self._loop.time()
-        self._stalled_bytes = self._transport.get_write_buffer_size()
+        self._watch_unsent()
         self._transport.close()

@@ -312,6 +312,30 @@ async def test_a_last_request_is_answered_and_the_connection_closed(
         assert house.marks == [1]
 
 
+async def test_a_long_last_answer_is_read_to_its_end_by_a_client_that_takes_its_time(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusd.wire.connection.LINGER_S", 0.05)
+    size = 4 * WRITE_HIGH_WATER_BYTES
+    async with open_house() as house:
+        client = await house.connect()
+        client.send(get(f"/big/{size}", "Connection: close"))
+        await client.reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.6)
+        assert len(await client.rest()) == size + 2
+
+
+async def test_a_client_that_never_reads_its_last_answer_is_closed(open_house: OpenHouse) -> None:
+    async with open_house(write_stall_timeout_s=0.3) as house:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(house.path))
+            client.sendall(get(f"/big/{WRITE_HIGH_WATER_BYTES}", "Connection: close"))
+            await house.until(lambda: house.entered)
+            async with asyncio.timeout(20):
+                while house.server.connections:
+                    await asyncio.sleep(0.05)
+
+
 async def test_a_client_that_shuts_its_end_gets_its_answers_then_the_close(open_house: OpenHouse) -> None:
     async with open_house() as house:
         client = await house.connect()
