@@ -159,7 +159,7 @@ class RestEndpoint:
 
     async def _answer_whole(self, params: dict[str, Any], principal: Principal) -> Response:
         """All pages as one array; past the memory that a reply may take, as many as fit and the cursor of the rest."""
-        arrays: list[bytes] = []
+        parts: list[bytes | memoryview] = []    # joined once: each copy of so much holds up everybody
         room = self._limits.max_write_buffer_bytes
         shape = _PageShape(self)
         params = {**params, "limit": MAX_PAGE}
@@ -170,9 +170,9 @@ class RestEndpoint:
                 return page
             room -= len(page.array)
             if len(page.array) > 2:     # not []
-                arrays.append(page.array[1:-1])
+                parts += (b"," if parts else b"[", memoryview(page.array)[1:-1])
             if page.next_cursor is None or room <= 0:
-                return self._array(b"[" + b",".join(arrays) + b"]", page.next_cursor)
+                return self._array(b"".join((*parts, b"]") if parts else (b"[]",)), page.next_cursor)
             params = {**params, "cursor": page.next_cursor}
             params.pop("offset", None)
 

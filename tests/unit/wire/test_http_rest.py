@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -21,6 +22,7 @@ from nexusd.wire.gate import Gate
 from nexusd.wire.http_heads import Head
 from nexusd.wire.http_requests import HttpRequest
 from nexusd.wire.http_responses import Response
+from nexusd.wire.http_rest import RestEndpoint
 from nexusd.wire.http_service import HttpService
 from nexusd.wire.methods import Call, Method, MethodTable, Principal
 from nexusd.wire.routes import Route
@@ -295,6 +297,28 @@ async def test_a_whole_list_past_the_memory_of_a_reply_ends_with_the_cursor_of_t
     items = json.loads(response.body)
     assert 60_000 < len(response.body) < 66_000
     assert response.headers == b"X-Next-Cursor: %d\r\n" % len(items)
+
+
+class LongPages:
+    """Answers eight pages of a million characters each."""
+
+    def invoke(self, _method: str, params: dict[str, Any], _principal: Principal, shape: Any, _key: Any = None) -> Any:
+        place = int(params.get("cursor", 0))
+        return shape.result(Listing(items=["x" * 1_000_000], next_cursor=None if place == 7 else str(place + 1)))
+
+
+async def test_a_whole_list_is_put_together_in_one_copy() -> None:
+    route = Route("GET", "/long", "long", is_list=True, whole=True)
+    endpoint = RestEndpoint(route, MethodTable(), LongPages(), LimitsConfig())
+    head = Head("GET", "/long", "", {}, None, is_chunked=False, keeps_alive=True)
+    tracemalloc.start()
+    try:
+        response = await endpoint.begin(HttpRequest(head, b"", None), {}, ADMIN)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(text) for text in json.loads(response.body)] == [1_000_000] * 8
+    assert peak < 22_000_000    # the pages, and all of them as one; 25 and more with each copy besides
 
 
 async def test_an_error_on_the_way_through_a_whole_list_is_the_response(open_house: OpenHouse) -> None:
