@@ -98,6 +98,8 @@ def _parsed(raw: bytes) -> Head:
     headers: dict[bytes, bytes] = {}
     for name, value in request.headers:
         headers[name] = headers[name] + b", " + value if name in headers else value
+    if request.http_version == b"1.0":
+        headers.pop(b"expect", None)    # a client of 1.0 would take 100 Continue for the response
     is_chunked = b"transfer-encoding" in headers
     length = headers.pop(b"content-length", None)
     if is_chunked and length is not None:

@@ -274,6 +274,13 @@ def test_a_client_that_waits_for_100_continue_is_known_once(headers: bytes, body
     assert [from_reader.wants_continue(), from_reader.wants_continue()] == [waits, False]
 
 
+def test_a_client_of_http_1_0_is_never_told_to_go_on() -> None:
+    from_reader = reader()
+    from_reader.feed(b"POST / HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    assert from_reader.next_request() is None
+    assert not from_reader.wants_continue()
+
+
 @pytest.mark.parametrize("data", [get(), with_length(b"hello"), chunked(b"hello", b"world")])
 def test_what_is_half_there_is_known_at_every_byte(data: bytes) -> None:
     from_reader = reader()
