@@ -64,7 +64,7 @@ class Registry(Protocol):
     """What a connection asks of its server."""
 
     def joined(self, connection: Connection, transport: asyncio.BaseTransport) -> Peer:
-        """Count it in. Raises Busy where there are too many already, OSError if it is gone."""
+        """Count it in. Raises Busy where there are too many already, OSError where there is nobody to tell it."""
 
     def left(self, connection: Connection) -> None:
         """It is closed."""
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
             self.peer = self._registry.joined(self, transport)
         except RpcError as error:
             self._refused = error
-        except OSError:     # it hung up before it was looked at
+        except OSError:     # it hung up before it was looked at, or is one too many even to be told so
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

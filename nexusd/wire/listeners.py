@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
@@ -24,6 +25,9 @@ from nexusd.wire.peers import Peer, identify
 from nexusd.wire.sockets import UnixSocketFile, listen_tcp
 
 RETRY_BUSY_MS = 1000
+# Connections that found no room and wait to be told so; further ones are dropped, or whoever opens thousands would
+# take every file descriptor that the daemon may have.
+MAX_REFUSALS_WAITING = 64
 # Deadlines are looked at this many times within the shortest of them: they are met to a quarter
 CHECKS_PER_DEADLINE = 4
 
@@ -157,23 +161,25 @@ class Server:
 
         Raises:
             Busy: there are too many, of this peer or in all.
-            OSError: it is gone already.
+            OSError: it is gone already, or too many wait to be told.
         """
         self._connections.add(connection)
         self._quiet.clear()
         peer = identify(transport)
         of_peer = self._per_peer.get(peer.key, 0)
         if self._admitted >= self._limits.max_connections:
-            self.refused += 1
-            raise Busy(f"There are {self._admitted} connections, the most that are taken.",
-                       retry_after_ms=RETRY_BUSY_MS)
+            self._refuse(f"There are {self._admitted} connections, the most that are taken.")
         if of_peer >= self._limits.max_connections_per_peer:
-            self.refused += 1
-            raise Busy(f"{peer.key} has {of_peer} connections, the most that one peer may have.",
-                       retry_after_ms=RETRY_BUSY_MS)
+            self._refuse(f"{peer.key} has {of_peer} connections, the most that one peer may have.")
         self._admitted += 1
         self._per_peer[peer.key] = of_peer + 1
         return peer
+
+    def _refuse(self, message: str) -> NoReturn:
+        self.refused += 1
+        if len(self._connections) - self._admitted > MAX_REFUSALS_WAITING:
+            raise ConnectionRefusedError
+        raise Busy(message, retry_after_ms=RETRY_BUSY_MS)
 
     def left(self, connection: Connection) -> None:
         """Count a connection out."""

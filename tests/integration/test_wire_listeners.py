@@ -14,7 +14,7 @@ import pytest
 from nexusd.config import LimitsConfig, ServerConfig, SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
 from nexusd.model.fields import NoParams
-from nexusd.wire.connection import Connection
+from nexusd.wire.connection import REFUSAL_WAIT_S, Connection
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.gate import Gate
 from nexusd.wire.listeners import Server
@@ -239,6 +239,26 @@ async def test_past_the_connections_in_all_the_next_is_told_busy(
         await ask(first)
         reader, _ = await clients.tcp(server)
         assert json.loads(await reader.readline())["error"]["code"] == -32004
+        assert (await ask(first))["result"] == "pong"
+    finally:
+        await server.close()
+
+
+async def test_only_so_many_wait_to_be_told_busy_and_the_rest_is_dropped_at_once(
+    path: Path, door: Door, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusd.wire.listeners.MAX_REFUSALS_WAITING", 2)
+    server = make_server(path, door, max_connections=1)
+    await server.start()
+    try:
+        first = await clients.unix(path)
+        await ask(first)
+        told = [await clients.unix(path) for _ in range(2)]
+        dropped = [await clients.unix(path) for _ in range(5)]
+        async with asyncio.timeout(REFUSAL_WAIT_S / 2):
+            assert [await reader.read() for reader, _ in dropped] == [b""] * 5
+        assert [json.loads(await reader.readline())["error"]["code"] for reader, _ in told] == [-32004] * 2
+        assert server.refused == 7
         assert (await ask(first))["result"] == "pong"
     finally:
         await server.close()
