@@ -63,6 +63,7 @@ class _Exchange(Struct, frozen=True):
     batched: bool
     shape: Shape[Any]
     key: str | None     # the idempotencyKey, where it came beside the parameters
+    under_way: bool = False     # a further call of a request that was let in before
 
 
 class _Adapter:
@@ -108,7 +109,7 @@ class _Adapter:
     def _prepare(self, exchange: _Exchange) -> tuple[Call, Params]:
         """What the handler is called with, if this may be called now and by this caller."""
         dispatcher, method, principal = self._dispatcher, self._method, exchange.principal
-        if self._gated and dispatcher.gate.state != "open":
+        if self._gated and dispatcher.gate.state != "open" and not exchange.under_way:
             dispatcher.gate.check()
         if _RANK[principal.role] < self._rank:
             raise Forbidden(f"{method.name} needs the role {method.role}; {principal.name} has {principal.role}.")
@@ -256,13 +257,17 @@ class Dispatcher:
         return self._answer_batch(message, principal, client)
 
     def invoke(
-        self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None
+        self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None, *,
+        under_way: bool = False,
     ) -> T | Awaitable[T]:
         """Call a method by name; its outcome in this shape, as an awaitable where something must be waited for.
 
-        The same way as a frame's: roles, the gate, validation, figures. Raises nothing but cancellation.
+        The same way as a frame's: roles, the gate, validation, figures. The gate lets pass what is `under_way`: a
+        further call of the same request. Raises nothing but cancellation.
         """
-        exchange = _Exchange(params, principal, self._next_id(), None, False, shape, key)  # noqa: FBT003 - no batch
+        exchange = _Exchange(
+            params, principal, self._next_id(), None, batched=False, shape=shape, key=key, under_way=under_way
+        )
         adapter: Any = self._adapters[method]
         outcome: T | Awaitable[T] = (adapter.answer_now if adapter.immediate else adapter.answer)(exchange)
         return outcome

@@ -37,9 +37,10 @@ class Invoker(Protocol):
     """What REST asks of the dispatcher."""
 
     def invoke(
-        self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None
+        self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None, *,
+        under_way: bool = False,
     ) -> T | Awaitable[T]:
-        """Call a method."""
+        """Call a method; `under_way`: it is a further call of a request that was let in before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +163,14 @@ class RestEndpoint:
         parts: list[bytes | memoryview] = []    # joined once: each copy of so much holds up everybody
         room = self._limits.max_write_buffer_bytes
         shape = _PageShape(self)
+        under_way = False
         params = {**params, "limit": MAX_PAGE}
         while True:
-            outcome = self._invoker.invoke(self._route.method, params, principal, shape)
+            outcome = self._invoker.invoke(self._route.method, params, principal, shape, under_way=under_way)
             page: _Page | Response = await outcome if isawaitable(outcome) else outcome
             if isinstance(page, Response):
                 return page
+            under_way = True        # a stop lets it come to its end
             room -= len(page.array)
             if len(page.array) > 2:     # not []
                 parts += (b"," if parts else b"[", memoryview(page.array)[1:-1])

@@ -302,7 +302,7 @@ async def test_a_whole_list_past_the_memory_of_a_reply_ends_with_the_cursor_of_t
 class LongPages:
     """Answers eight pages of a million characters each."""
 
-    def invoke(self, _method: str, params: dict[str, Any], _principal: Principal, shape: Any, _key: Any = None) -> Any:
+    def invoke(self, _method: str, params: dict[str, Any], _principal: Principal, shape: Any, **_more: Any) -> Any:
         place = int(params.get("cursor", 0))
         return shape.result(Listing(items=["x" * 1_000_000], next_cursor=None if place == 7 else str(place + 1)))
 
@@ -319,6 +319,24 @@ async def test_a_whole_list_is_put_together_in_one_copy() -> None:
         tracemalloc.stop()
     assert [len(text) for text in json.loads(response.body)] == [1_000_000] * 8
     assert peak < 22_000_000    # the pages, and all of them as one; 25 and more with each copy besides
+
+
+async def test_a_whole_list_that_was_begun_is_answered_although_the_daemon_stops_meanwhile() -> None:
+    gate = Gate(is_open=True)
+
+    async def find(_call: Call, params: Find) -> Listing[Row]:
+        gate.stop()
+        place = int(params.cursor or 0)
+        return Listing(items=[Row(place)], next_cursor=None if place == 3 else str(place + 1))
+
+    table = MethodTable()
+    table.register([Method("things.find", "s", Find, Listing[Row], find, "read")])
+    dispatcher = Dispatcher(table, LimitsConfig(), gate=gate)
+    route = Route("GET", "/all", "things.find", is_list=True, whole=True)
+    house = House(HttpService(dispatcher, table, LimitsConfig(), SystemClock(), routes=[route]), dispatcher, [], [])
+    assert json.loads((await house.ask("GET", "/all")).body) == [{"rowId": n} for n in range(4)]
+    for path in ("/all", "/all?cursor=1"):
+        assert (await house.ask("GET", path)).status == 503
 
 
 async def test_an_error_on_the_way_through_a_whole_list_is_the_response(open_house: OpenHouse) -> None:
