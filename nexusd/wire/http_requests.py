@@ -19,7 +19,7 @@ from nexusd.wire.http_heads import Head, HeadReader, as_refusal
 # A chunk costs 10 us however small it is: a body of 1 MiB in chunks of one byte would take ten seconds. So many
 # may be small; the others must come to this many bytes each on the average.
 SMALL_CHUNKS = 1024
-CHUNK_BYTES = 64
+CHUNK_BYTES = 256
 
 _HEAD_END = re.compile(rb"\n\r?\n")     # as h11 sees it
 

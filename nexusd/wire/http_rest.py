@@ -6,6 +6,7 @@ itself: what is wrong with a parameter, the method's own validation says. Knows 
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from nexusd.wire.routes import Route
 T = TypeVar("T")
 
 KEY_HEADER = b"idempotency-key"
+_PLAIN_NUMBER = re.compile(r"-?[1-9][0-9]{0,17}")
 
 
 class Invoker(Protocol):
@@ -122,9 +124,11 @@ class RestEndpoint:
         """The text as the value that the parameter takes; as it is where it is none, for the validation to say so."""
         type_ = self._types.get(name, str)
         try:
-            return msgspec.convert(text, type_, strict=False)
+            value = msgspec.convert(text, type_, strict=False)
         except msgspec.ValidationError:
             return _number(text)
+        # 1e0 is no way to write an id: a typing error must not delete the row 1
+        return text if type(value) is int and str(value) != text else value
 
     def _told(self, path: str) -> str:
         """The path of a bad field in the words of the request."""
@@ -209,7 +213,7 @@ def _takes_null(type_: Any) -> bool:
 
 def _number(text: str) -> Any:
     """An integer that is out of range is told as such, not as a text."""
-    return int(text) if text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 19 else text
+    return int(text) if _PLAIN_NUMBER.fullmatch(text) else text
 
 
 def _decoded(text: str) -> str:

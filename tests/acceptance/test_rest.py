@@ -78,6 +78,15 @@ def test_pages_of_a_list_are_followed_by_the_cursor_in_a_header(rest: Rest) -> N
     assert seen == ["u0", "u1", "u2", "u3", "u4"]
 
 
+@pytest.mark.parametrize("id_", ["1e0", "1.0", "%201", "+1", "01", "one"])
+def test_only_a_plain_number_is_an_id(rest: Rest, id_: str) -> None:
+    session = new_session(rest, f"for {id_}")
+    row = rest("POST", "/episodes", {"sessionId": session, "userMessage": "stays", "aiResponse": ""})[1]
+    asked = id_.replace("1", str(row["id"]))
+    assert rest("DELETE", f"/episodes/{asked}")[0] == 400
+    assert rest("GET", f"/episodes/{row['id']}")[0] == 200
+
+
 def test_get_all_answers_all_and_a_limit_makes_it_a_page(rest: Rest) -> None:
     for n in range(7):
         assert rest("POST", "/entities", {"name": f"n{n}", "type": "all of them/it", "notes": None})[0] == 201
