@@ -32,7 +32,7 @@ from nexusd.wire.routes import Route
 T = TypeVar("T")
 
 KEY_HEADER = b"idempotency-key"
-_PLAIN_NUMBER = re.compile(r"-?[1-9][0-9]{0,17}")
+_PLAIN_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 class Invoker(Protocol):
