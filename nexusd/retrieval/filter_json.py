@@ -33,8 +33,10 @@ CLAUSES = ("must", "should", "must_not")
 BOUNDS = ("gt", "gte", "lt", "lte")
 MAX_CONDITIONS = 256  # in all; a search holds up every other while it runs
 MAX_VALUES = 4096  # in all, of match and has_id
+MAX_PATH = 4096  # characters: a path is taken apart on the event loop
+MAX_PATH_KEYS = 64  # nothing that a message can bring is nested deeper
 MAX_NAME_SHOWN = 64
-MAX_FAULTS = 50  # told; the first few are enough to understand the rest
+MAX_FAULTS = 50  # told; the first few are enough to understand the rest, so reading ends there
 # A part of Qdrant's paths: a key, quoted if it has unusual characters, and whether a list is meant or a place in it.
 _PART = re.compile(r'(?:"((?:[^"]|"")+)"|([^".\[\]]+))((?:\[\d*\])*)')
 _NOT_KNOWN = "nothing else than must, should and must_not, or one of key, has_id"
@@ -50,14 +52,21 @@ def parse_filter(given: dict[str, Any] | None, collection: IndexedCollection) ->
     if given is None:
         return None
     reading = _Reading(KEYS[collection], "id" if collection == "vectors" else None)
-    read = reading.filter(given, "filter")
+    try:
+        read = reading.filter(given, "filter")
+    except _EnoughFaults:
+        pass
     if reading.faults:
-        raise InvalidParams(fields=tuple(reading.faults[:MAX_FAULTS]))
+        raise InvalidParams(fields=tuple(reading.faults))
     return read
 
 
+class _EnoughFaults(Exception):
+    """A message may hold millions of faults; what was found suffices."""
+
+
 class _Reading:
-    """One filter on its way. A condition that is faulty is left out; its fault is kept.
+    """One filter on its way. A condition that is faulty is left out; its fault is kept, up to MAX_FAULTS.
 
     `id_key`: the payload's entry that has_id means, where callers have ids of their own; else has_id means points.
     """
@@ -70,25 +79,33 @@ class _Reading:
         self._values = 0
 
     def filter(self, given: dict[str, Any], place: str) -> Filter:
-        self.faults += [
-            FieldError(f"{place}.{_shown(name)}", _NOT_KNOWN) for name in given if name not in CLAUSES
-        ]
+        for name in given:
+            if name not in CLAUSES:
+                self._note(FieldError(f"{place}.{_shown(name)}", _NOT_KNOWN))
         must, should, must_not = (tuple(self._clause(given.get(name), f"{place}.{name}")) for name in CLAUSES)
         return Filter(must, should, must_not)
 
     def _clause(self, given: Any, place: str) -> Iterator[Condition]:
         alone = isinstance(given, dict)
         if not (alone or given is None or isinstance(given, list)):
-            self.faults.append(FieldError(place, "a condition or a list of conditions"))
+            self._note(FieldError(place, "a condition or a list of conditions"))
             return
         for number, each in enumerate([given] if alone else given or ()):
             self._conditions += 1
+            if self._conditions > MAX_CONDITIONS:
+                self._note(FieldError("filter", f"at most {MAX_CONDITIONS} conditions in all"))
+                raise _EnoughFaults
             try:
-                if self._conditions > MAX_CONDITIONS:
-                    raise _fault("filter", f"at most {MAX_CONDITIONS} conditions in all")
                 yield self._condition(each, place if alone else f"{place}[{number}]")
             except InvalidParams as error:
-                self.faults += [fault for fault in error.fields if fault not in self.faults]
+                for fault in error.fields:
+                    self._note(fault)
+
+    def _note(self, fault: FieldError) -> None:
+        if fault not in self.faults:
+            self.faults.append(fault)
+        if len(self.faults) == MAX_FAULTS:
+            raise _EnoughFaults
 
     def _condition(self, given: Any, place: str) -> Condition:
         if not isinstance(given, dict):
@@ -142,11 +159,15 @@ class _Reading:
 
     def _path(self, given: Any, place: str) -> str:
         """The path in our own writing."""
+        if isinstance(given, str) and len(given) > MAX_PATH:
+            raise _fault(place, f"a path of at most {MAX_PATH} characters")
         keys: list[str] = []
         end, length = 0, len(given) if isinstance(given, str) else 0
         while end < length and (part := _PART.match(given, end)):
             keys.append(part[2] or part[1].replace('""', '"'))
             end = part.end()
+            if len(keys) > MAX_PATH_KEYS:
+                raise _fault(place, f"a path of at most {MAX_PATH_KEYS} keys")
             if part[3] and (part[3] != "[]" or end < length):
                 raise _fault(place, "no place in a list, and [] at the end only: an element is found by its value")
             if end < length:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,7 +13,15 @@ from hypothesis import strategies as st
 from nexusd.errors import InvalidParams
 from nexusd.index.filters import Filter, HasId, Match, Range, passes
 from nexusd.model.fields import IndexedCollection
-from nexusd.retrieval.filter_json import KEYS, MAX_CONDITIONS, MAX_VALUES, parse_filter
+from nexusd.retrieval.filter_json import (
+    KEYS,
+    MAX_CONDITIONS,
+    MAX_FAULTS,
+    MAX_PATH,
+    MAX_PATH_KEYS,
+    MAX_VALUES,
+    parse_filter,
+)
 from nexusd.store.episodes import EpisodeSource
 from nexusd.store.sources import EntitySource, MessageSource, SummarySource, VectorSource
 from nexusd.sync.sources import (
@@ -129,6 +139,34 @@ def test_filters_have_an_end() -> None:
     for _ in range(100):
         deep = {"must": deep}
     assert parse_filter({"must": deep}, "episodes") is not None
+
+
+@pytest.mark.parametrize(
+    "clause", [[{}] * 1_000_000, range(1_000_000), [{"has_id": 0}] * 1_000_000], ids=["right", "wrong", "the same"]
+)
+def test_no_more_of_a_filter_is_read_than_can_matter(clause: Iterable[Any]) -> None:
+    conditions = list(clause)
+    began_s = time.process_time()
+    told = faults({"must": conditions})
+    assert time.process_time() - began_s < 1    # all of it takes many seconds, on the event loop
+    assert 1 <= len(told) <= MAX_FAULTS
+
+
+def test_unknown_clauses_are_told_up_to_a_number() -> None:
+    assert len(faults({f"clause{number}": [] for number in range(10 * MAX_FAULTS)})) == MAX_FAULTS
+
+
+def test_a_path_has_an_end() -> None:
+    longest = "metadata." + "a" * (MAX_PATH - len("metadata."))
+    assert parse_filter({"must": {"key": longest, "match": {"value": 1}}}, "episodes") is not None
+    assert faults({"must": {"key": longest + "a", "match": {"value": 1}}}) == {
+        "filter.must.key": f"a path of at most {MAX_PATH} characters"
+    }
+    deepest = ".".join(["metadata", *"a" * (MAX_PATH_KEYS - 1)])
+    assert parse_filter({"must": {"key": deepest, "match": {"value": 1}}}, "episodes") is not None
+    assert faults({"must": {"key": f"{deepest}.a", "match": {"value": 1}}}) == {
+        "filter.must.key": f"a path of at most {MAX_PATH_KEYS} keys"
+    }
 
 
 def test_has_id_means_the_callers_own_ids_where_there_are_such() -> None:
