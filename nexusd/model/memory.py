@@ -17,6 +17,7 @@ Collection = Literal["episodes", "entities", "summaries", "messages"]
 COLLECTIONS: tuple[Collection, ...] = ("episodes", "entities", "summaries", "messages")
 Mode = Literal["hybrid", "keyword", "semantic"]
 Part = Literal["index", "embedder"]
+MAX_ENTRIES = 64  # of metadata in a filter: each is a condition in SQL, of which SQLite takes a thousand at most
 Query = Annotated[str, Meta(min_length=1, max_length=8192, description="What to look for, in plain words.")]
 
 
@@ -34,7 +35,8 @@ class MemoryFilter(Params, frozen=True, kw_only=True):
     since: Annotated[TimeMs | None, Meta(description="Created at or after.")] = None
     until: Annotated[TimeMs | None, Meta(description="Created before.")] = None
     metadata: Annotated[
-        dict[str, str | int | bool], Meta(description="Top-level metadata entries that must be equal.")
+        dict[str, str | int | bool],
+        Meta(max_length=MAX_ENTRIES, description="Top-level metadata entries that must be equal."),
     ] = msgspec.field(default_factory=dict)
 
 

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from harness.remembering import COLLECTION, Memory, empty_memory
 
 from nexusd.errors import Busy
 from nexusd.model.episodes import UpdateEpisode
-from nexusd.model.memory import MemoryFilter, SearchMemory
+from nexusd.model.memory import COLLECTIONS, MAX_ENTRIES, MemoryFilter, SearchMemory
 from nexusd.model.sessions import UpdateSession
 from nexusd.retrieval.keyword import find_by_words
 from nexusd.store.connection import Connection
@@ -63,6 +64,16 @@ async def test_keyword_mode_finds_inflected_words_and_asks_no_model(memory: Memo
     await memory.remember("Something else", session="b")
     assert await memory.found("tomato watered", mode="keyword") == [wanted.id]
     assert memory.embedder.query_calls == []
+
+
+async def test_as_many_entries_of_metadata_are_asked_for_as_a_filter_may_have(memory: Memory) -> None:
+    asked = {f"key{number}": number for number in range(MAX_ENTRIES)}
+    await memory.remember("a heron", session="a")
+    wanted = await memory.remember("a heron", session="a", metadata=asked)
+    assert await memory.found("heron", filter=MemoryFilter(metadata=asked)) == [wanted.id]
+    more = {"query": "heron", "filter": {"metadata": {**asked, "more": 1}}, "collections": COLLECTIONS}
+    with pytest.raises(msgspec.ValidationError, match="length"):
+        msgspec.convert(more, SearchMemory)
 
 
 async def test_semantic_mode_ranks_by_similarity_alone(memory: Memory) -> None:
