@@ -99,7 +99,8 @@ class VectorsApi:
     async def search(self, _call: Call, params: SearchVectors) -> SimilarTexts:
         """The nearest texts."""
         where = parse_filter(params.filter, COLLECTION)
-        pending = self._store.peek(count_pending)  # before the search: what is indexed during it may be in it
+        # before the search: what is indexed during it may be in it
+        pending = await self._store.read(count_pending)
         if params.query_embedding is not None:
             vector = packed(params.query_embedding, self._similar.dimension, "queryEmbedding")
             found = await self._similar.near(COLLECTION, vector, params.limit, where, select_texts)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 import pytest
 from harness.outbox_bench import NOW_MS, Bench, make_bench
@@ -42,6 +44,7 @@ from nexusd.model.vectors import (
 from nexusd.retrieval import similar
 from nexusd.retrieval.similar import SimilaritySearch
 from nexusd.store.episodes import delete_episode, update_episode
+from nexusd.store.vectors import count_pending
 from nexusd.sync.sources import current_payloads
 from nexusd.wire.methods import Call, Principal
 
@@ -340,6 +343,24 @@ async def test_texts_that_wait_are_announced_and_not_silently_missing(methods: M
     await methods.call("vectors.store", id="b", text="more tea")
     found = await methods.call("vectors.search", queryEmbedding=axis(0))
     assert ([hit["id"] for hit in found["items"]], found["pending"]) == (["a"], 1)
+
+
+async def test_texts_that_wait_are_counted_beside_the_event_loop(
+    methods: Methods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is looked at: a large import would hold everybody up at every search."""
+    threads = []
+
+    def count(db: apsw.Connection) -> int:
+        threads.append(threading.get_ident())
+        return count_pending(db)
+
+    monkeypatch.setattr("nexusd.api.vectors.count_pending", count)
+    methods.bench.start()
+    await methods.call("vectors.store", id="a", text="tea", waitFor="indexed")
+    await methods.call("vectors.search", queryEmbedding=axis(0))
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
 
 
 async def test_many_are_stored_each_with_its_row_or_its_error(methods: Methods) -> None:
