@@ -10,16 +10,17 @@ from nexusd.retrieval.fusion import Candidates
 from nexusd.retrieval.terms import ROW_BUDGET, ChosenTerms, choose_terms, query_terms
 from nexusd.store.connection import Connection
 from nexusd.store.full_text import (
-    FEW_ROWS,
     Rarity,
     TextMatch,
+    count_rows,
     count_term_rows,
-    estimate_rows,
     match_any,
     match_weighted,
 )
 from nexusd.store.memory_filter import TEXT_TABLES, filter_condition
 from nexusd.store.recall import Key
+
+FEW_ROWS = 10_000  # past this a table is large enough to tell by itself how rare a word is
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _match_together(
     A large table knows by itself how rare a word is; in a small one the words count as rare as they are in all
     tables together.
     """
-    own = {c: Rarity(estimate_rows(db, TEXT_TABLES[c]), rows) for c, rows in holding.items()}
+    own = {c: Rarity(count_rows(db, TEXT_TABLES[c]), rows) for c, rows in holding.items()}
     everywhere = Rarity(sum(rarity.rows for rarity in own.values()), _summed(holding))
     found = {}
     for collection, terms in chosen.items():

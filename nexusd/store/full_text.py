@@ -52,10 +52,9 @@ WITH found AS MATERIALIZED (
 SELECT json_group_array(json_array(id, score)) FROM (
     SELECT id, sum(score) AS score FROM found GROUP BY id ORDER BY score DESC, id DESC LIMIT ?)"""
 
-# how many rows there are: counted where they are few, else the last id, which is at once and never less
-ESTIMATE_ROWS = """
-SELECT CASE WHEN max(id) > ? THEN max(id) ELSE (SELECT count(*) FROM {name}) END FROM {name}"""
-FEW_ROWS = 10_000
+# how many rows there are: out of the lengths that bm25 keeps, a few pages even of a large table. The last id would be
+# cheaper still, and far too high where rows were deleted or came with ids of their own.
+COUNT_ROWS = "SELECT count(*) FROM {name}_fts_docsize"
 
 # bm25 costs phrases x places x phrases inside one step of SQLite, where no deadline reaches: 1,000 times the same
 # word on a text of 4,000 of them held a reader for 25 s.
@@ -199,9 +198,9 @@ def count_term_rows(db: Connection, table: TextTable, terms: Sequence[str]) -> d
     return {term: min((rows[stem] for stem in parts), default=0) for term, parts in stems.items()}
 
 
-def estimate_rows(db: Connection, table: TextTable) -> int:
-    """How many rows there are: exactly as long as they are few, else at least as many as there are."""
-    rows: int = db.execute(ESTIMATE_ROWS.format(name=table.name), (FEW_ROWS,)).get
+def count_rows(db: Connection, table: TextTable) -> int:
+    """How many rows there are."""
+    rows: int = db.execute(COUNT_ROWS.format(name=table.name)).get
     return rows
 
 

@@ -47,6 +47,10 @@ async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
         yield memory
 
 
+def execute(db: Connection, sql: str) -> None:
+    db.execute(sql)
+
+
 async def one_of_each(memory: Memory) -> None:
     await memory.remember("the heron stood in the pond", "It fishes there.")
     await memory.know("Heron", "bird", "grey, at the pond")
@@ -127,6 +131,18 @@ async def test_only_entity_of_a_store_is_found_by_its_name_among_many_exchanges(
     assert hits.items[0].explain is not None
     assert hits.items[0].explain.keyword is not None
     assert hits.items[0].explain.keyword.score > 1
+
+
+async def test_few_rows_are_compared_as_few_though_their_ids_are_high(memory: Memory) -> None:
+    for n in range(100):
+        await memory.remember(f"chat {n} about trains", session=f"s{n}")
+    await memory.remember("I met Ada today", session="late")
+    await memory.know("Ada", "person", "grows tomatoes")
+    await memory.know("Bob", "person", "fixes boilers")
+    assert (await memory.keys("Ada tomatoes", mode="keyword"))[0] == ("entities", 1)
+    await memory.store.write(execute, "UPDATE sqlite_sequence SET seq = 1_000_000 WHERE name = 'entities'")
+    await memory.know("Carl", "person", "plays the piano")
+    assert (await memory.keys("Ada tomatoes", mode="keyword"))[0] == ("entities", 1)
 
 
 async def test_words_of_a_table_that_drops_common_ones_still_compare_with_the_others(
