@@ -34,6 +34,9 @@ RECENT_SHARE = 0.5
 # say at length, but the exchanges are the evidence.
 FIRST_SHARES: dict[Section, float] = {"known": 0.15, "so_far": 0.2, "summaries": 0.15}
 
+# A memory up to this long is read, and listed among what was left out, also when the budget has no room for it.
+ALWAYS_READ_CHARACTERS = 64 * 1024
+
 # How many hits to ask for: as many as there is room for if every exchange is a short one, and never just a
 # few. Entities and summaries come beside them, so many at most.
 SHORT_EXCHANGE_TOKENS = 40
@@ -172,8 +175,16 @@ class ContextBuilder:
         room_for = params.token_budget // SHORT_EXCHANGE_TOKENS + recent
         limit = min(max(room_for, MIN_HITS), MAX_HITS)
         return await self._search.search(
-            SearchMemory(query=params.query, limit=limit, filter=params.filter), besides=BESIDES
+            SearchMemory(query=params.query, limit=limit, filter=params.filter), besides=BESIDES,
+            longest_text=self._longest_text(params.token_budget),
         )
+
+    def _longest_text(self, token_budget: int) -> int:
+        """Characters of a memory that is worth reading: a longer one has no room, and would use up all that is read."""
+        characters = ALWAYS_READ_CHARACTERS
+        while self._tokens.at_least(characters) <= token_budget:
+            characters *= 2
+        return characters
 
     async def _pieces_of_hits(self, answer: MemoryHits, shown: set[Key], wording: Wording) -> list[Piece]:
         """Best first, without what is shown already; entities have a section of their own."""

@@ -79,6 +79,7 @@ class Question:
     where: MemoryFilter
     explain: bool = False
     at_most: Mapping[Collection, int] = field(default_factory=dict)
+    longest_text: int | None = None     # characters; a longer memory is no hit
 
     def depths(self, times: int) -> dict[Collection, int]:
         """How many candidates of each collection the engines are asked for, so many times deeper than at first."""
@@ -148,11 +149,14 @@ class MemorySearch:
         self._clock = clock
         self._semantic_deadline_s = semantic_deadline_s
 
-    async def search(self, params: SearchMemory, besides: Mapping[Collection, int] | None = None) -> MemoryHits:
+    async def search(
+        self, params: SearchMemory, besides: Mapping[Collection, int] | None = None, longest_text: int | None = None
+    ) -> MemoryHits:
         """The best hits, best first: at most `limit`, and that many whenever enough rows pass the filter.
 
         A part that is down is named in `degraded`, and the rest serves. Of a collection in `besides` no more hits
-        are answered than it says, but so many beyond `limit`, so that they take no place from others.
+        are answered than it says, but so many beyond `limit`, so that they take no place from others. Memories of more
+        than `longest_text` characters are passed over, and `truncated` says that there were some.
 
         Raises:
             Busy: the store is too slow.
@@ -173,6 +177,7 @@ class MemorySearch:
                 where=where,
                 explain=params.explain,
                 at_most=at_most,
+                longest_text=longest_text,
             )
         )
 
@@ -207,7 +212,7 @@ class MemorySearch:
         while True:
             depths = question.depths(times)
             found = await self._look(question, depths)
-            budget = TextBudget()
+            budget = TextBudget(longest=question.longest_text)
             items, filtered_out = await self._live_hits(found.ranked, question, budget)
             enough = len(items) == question.limit or budget.exhausted
             deeper = found.cut_off - _full(items, question.at_most)
@@ -217,7 +222,7 @@ class MemorySearch:
         return MemoryHits(
             items=items,
             degraded=list(found.semantic.degraded),
-            truncated=budget.exhausted and len(items) < question.limit,
+            truncated=budget.passed_over > 0 or (budget.exhausted and len(items) < question.limit),
             explain=self._explanation(found, filtered_out, began_s) if question.explain else None,
         )
 
@@ -300,8 +305,10 @@ class MemorySearch:
         wanted = _within(ranked, question.at_most)
         for start in range(0, len(wanted), question.limit):
             page = wanted[start : start + question.limit]
+            too_long = budget.passed_over
             records = await self._store.read(select_memories, [hit.key for hit in page], question.where, budget)
-            passed_over += 0 if budget.exhausted else len(page) - len(records)
+            too_long = budget.passed_over - too_long
+            passed_over += 0 if budget.exhausted else len(page) - len(records) - too_long
             items += [
                 _HITS[hit.key[0]](
                     id=hit.key[1],

@@ -105,9 +105,10 @@ def select_memories(
         if row is None or row[0] != id_:
             continue    # gone, or filtered out
         records = _RECORDS[collection]
-        if not budget.take(*(row[text] or "" for text in records.texts)):
+        if budget.take(*(row[text] or "" for text in records.texts)):
+            found[collection, id_] = records.record(row)
+        elif budget.exhausted:
             break
-        found[collection, id_] = records.record(row)
         waiting[collection] = next(rows[collection], None)
     return found
 

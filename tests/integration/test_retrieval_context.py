@@ -190,13 +190,13 @@ async def test_others_are_answered_while_a_long_exchange_is_counted(memory: Memo
 
 
 async def test_what_is_longer_than_the_budget_is_left_out_uncounted(memory: Memory) -> None:
-    long = await memory.remember("quince " * 500_000, "a" * 1_000_000)
+    long = await memory.remember("quince " * 5_000, "a" * 10_000)
     short = await memory.remember("quince jam")
     watched = Watched()
     watched.answered.set()
     package = await ContextBuilder(memory.store, memory.search, watched).build(BuildContext(query="quince"))
     assert [item.id for item in package.items] == [short.id]
-    assert [(item.id, item.tokens) for item in package.left_out] == [(long.id, 4_500_000 // 4)]
+    assert [(item.id, item.tokens) for item in package.left_out] == [(long.id, 45_000 // 4)]
     assert max(watched.counted) < 100
 
 
@@ -413,3 +413,13 @@ async def test_no_package_of_all_kinds_is_past_its_budget_or_differs_the_second_
                 if item.collection != "entities":
                     assert readable_time(item.created_at) in package.text
             assert await build(memory, "Anna's bread in the garden", **how) == package
+
+
+async def test_memories_that_have_no_room_anyway_do_not_crowd_out_those_that_have(memory: Memory) -> None:
+    for n in range(5):
+        await memory.remember(f"a heron stood by the pond, day {n}")
+    for _ in range(3):
+        await memory.say("heron " * 690_000)
+    package = await build(memory, "heron", token_budget=500)
+    assert [item.collection for item in package.items] == ["episodes"] * 5
+    assert package.truncated
