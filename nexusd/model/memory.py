@@ -187,8 +187,8 @@ class ContextItem(Struct, frozen=True, kw_only=True, rename="camel"):
 class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What memory.context answers: a text for a prompt, what it is made of, and what had no room.
 
-    `truncated` is there, and true, when the search that it is made from was cut off, as in memory.search, or passed over
-    memories that are much too long for the budget.
+    `truncated` is there, and true, when the search that it is made from was cut off, as in memory.search, or passed
+    over memories that are much too long for the budget.
     """
 
     text: str
