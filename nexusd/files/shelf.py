@@ -163,8 +163,8 @@ class Shelf(Generic[T]):
 
     @property
     def passed_over(self) -> dict[str, str]:
-        """Files that are not read because of their names, with the reason."""
-        return self._passed_over
+        """Files that are not read because of their names, with the reason; the names as they can be shown."""
+        return {_printable(file): why for file, why in self._passed_over.items()}
 
     def _changed(self, name: str, entry: Stamp | str) -> bool:
         known = self.states.get(name)
@@ -207,5 +207,5 @@ def _batches(names: Sequence[str], entries: dict[str, Stamp | str]) -> Iterator[
 
 
 def _printable(file: str) -> str:
-    """A file name that may hold anything, as a log may show it."""
+    """A file name that may hold anything, also bytes that are no text, as a log or a reply may show it."""
     return "".join(one if unicodedata.category(one)[0] != "C" else "?" for one in file)

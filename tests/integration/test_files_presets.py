@@ -346,6 +346,16 @@ async def test_files_of_other_names_are_passed_over_and_told_once(at: Desk) -> N
     assert (await rows(at), await listed(at)) == ({}, {})
 
 
+async def test_a_file_name_that_is_no_text_is_told_as_one(at: Desk) -> None:
+    with (at.root / os.fsdecode(b"presets/caf\xe9.yaml")).open("wb") as file:
+        file.write(b"x: 1")
+    at.edit("presets/red\x1b[31m.yaml", "x: 1")
+    await at.files.scan()
+    told = at.files.broken()
+    assert sorted(told) == ["presets/caf?.yaml", "presets/red?[31m.yaml"]
+    msgspec.json.encode(told)   # as system.status does
+
+
 async def test_a_directory_that_becomes_a_link_takes_no_preset_away(at: Desk, tmp_path: Path) -> None:
     await put(at, "a", CHEF)
     (at.root / "presets").rename(tmp_path / "elsewhere")
