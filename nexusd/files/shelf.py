@@ -136,25 +136,9 @@ class Shelf(Generic[T]):
     async def _look(self) -> dict[str, Stamp | str] | None:
         """Every file of this kind by its name; None where there is no directory."""
         try:
-            entries = await self.off_loop(self.directory.entries)
+            files, passed_over = await self.off_loop(self._sorted_out, frozenset(self.states))
         except FileNotFoundError:
             return None
-        files: dict[str, Stamp | str] = {}
-        passed_over: dict[str, str] = {}
-        for file, entry in sorted(entries.items()):
-            if not file.endswith(self._suffix):
-                if file.endswith(".yml") and self._suffix == ".yaml":
-                    passed_over[file] = "is not read: rename it to end in .yaml"
-                continue
-            name = file.removesuffix(self._suffix)
-            try:
-                if check_name(name) != name:
-                    passed_over[file] = "is not read: its name is not in Unicode's composed form (NFC)"
-                    continue
-            except BadName as error:
-                passed_over[file] = f"is not read: {error.message}"
-                continue
-            files[name] = entry
         for file in passed_over.keys() - self._passed_over.keys():
             self._log.warning("file is passed over", file=self.directory.shown(_printable(file)),
                               problem=passed_over[file])
@@ -165,6 +149,27 @@ class Shelf(Generic[T]):
     def passed_over(self) -> dict[str, str]:
         """Files that are not read because of their names, with the reason; the names as they can be shown."""
         return {_printable(file): why for file, why in self._passed_over.items()}
+
+    def _sorted_out(self, known: frozenset[str]) -> tuple[dict[str, Stamp | str], dict[str, str]]:
+        """The files of this kind by their names, and those that are passed over with the reason. Blocks."""
+        files: dict[str, Stamp | str] = {}
+        passed_over: dict[str, str] = {}
+        for file, entry in sorted(self.directory.entries().items()):
+            if not file.endswith(self._suffix):
+                if file.endswith(".yml") and self._suffix == ".yaml":
+                    passed_over[file] = "is not read: rename it to end in .yaml"
+                continue
+            name = file.removesuffix(self._suffix)
+            if name not in known:   # a name that was good is: of thousands, each is judged once
+                try:
+                    if check_name(name) != name:
+                        passed_over[file] = "is not read: its name is not in Unicode's composed form (NFC)"
+                        continue
+                except BadName as error:
+                    passed_over[file] = f"is not read: {error.message}"
+                    continue
+            files[name] = entry
+        return files, passed_over
 
     def _changed(self, name: str, entry: Stamp | str) -> bool:
         known = self.states.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from nexusd.errors import (
     ReadOnly,
     RpcError,
 )
+from nexusd.files.names import check_name
 from nexusd.files.shelf import BATCH_FILES
 from nexusd.model.presets import ListPresets, Preset
 from nexusd.store.idempotency import Receipt
@@ -344,6 +346,21 @@ async def test_files_of_other_names_are_passed_over_and_told_once(at: Desk) -> N
     ]
     assert at.files.broken()["presets/a.yml"] == "is not read: rename it to end in .yaml"
     assert (await rows(at), await listed(at)) == ({}, {})
+
+
+async def test_names_are_judged_off_the_loop_and_good_ones_once(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[tuple[str, bool]] = []
+
+    def judge(name: str) -> str:
+        judged.append((name, threading.current_thread() is threading.main_thread()))
+        return check_name(name)
+
+    monkeypatch.setattr("nexusd.files.shelf.check_name", judge)
+    for name in ("a", "b"):
+        at.edit(f"presets/{name}.yaml", "x: 1")
+    for _ in range(3):  # thousands of names at every look would hold up the loop
+        await at.files.scan()
+    assert judged == [("a", False), ("b", False)]
 
 
 async def test_a_file_name_that_is_no_text_is_told_as_one(at: Desk) -> None:
