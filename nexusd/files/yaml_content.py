@@ -67,6 +67,8 @@ def write_yaml(content: dict[str, Any], *, max_bytes: int) -> bytes:
         ContentError: no text does, such as one nested too deep; or it would be too long.
     """
     encoded = msgspec.json.encode(content)
+    if _least(encoded) > max_bytes:     # a dumper takes seconds and a hundred times the room to find out
+        raise ContentError(f"as YAML it would have more than {max_bytes:,} bytes, and no more are taken")
     for dumper in (_PrettyDumper, _FastDumper) if len(encoded) <= PRETTY_BYTES else (_FastDumper,):
         text: str = yaml.dump(
             content, Dumper=dumper, allow_unicode=True, sort_keys=False, default_flow_style=False, width=100
@@ -78,6 +80,11 @@ def write_yaml(content: dict[str, Any], *, max_bytes: int) -> bytes:
         if msgspec.json.encode(read_yaml(data, max_bytes=max_bytes)) == encoded:
             return data
     raise ContentError("it does not come back from YAML as it went in")
+
+
+def _least(encoded: bytes) -> int:
+    """What this JSON has in bytes as YAML at the least: quotes and escapes are all that YAML may save."""
+    return len(encoded) - encoded.count(b'"') - encoded.count(b"\\") - 4 * encoded.count(b"\\u00")
 
 
 class _Builder:

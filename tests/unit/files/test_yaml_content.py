@@ -163,6 +163,15 @@ def test_what_is_written_reads_back_as_it_was(content: dict[str, Any], pretty: b
         patch.setattr(yaml_content, "PRETTY_BYTES", 64 * 1024 if pretty else 0)
         written = write_yaml(content, max_bytes=LIMIT)
     assert msgspec.json.encode(read(written)) == msgspec.json.encode(content)
+    # the bound that spares the dumper is one
+    assert yaml_content._least(msgspec.json.encode(content)) <= len(written)
+
+
+def test_what_is_far_too_large_is_refused_before_it_is_dumped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_content.yaml, "dump", None)    # it takes a hundred times the room
+    for content in ({"a": list(range(10, 99)) * 10_000}, {f"k{n}": {"a": {"b": [1]}} for n in range(100_000)}):
+        with pytest.raises(ContentError, match="more than 1,048,576 bytes"):
+            write_yaml(content, max_bytes=LIMIT)
 
 
 @given(st.binary(max_size=200) | st.text(st.sampled_from("a1:-[]{}&*!<> \n#|'\"?,%~.\t"), max_size=60).map(str.encode))
