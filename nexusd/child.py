@@ -61,6 +61,7 @@ class ChildProcess:
         self.name = name
         self.restarts = 0
         self.last_error = ""
+        self._fault = ""        # what this run of it ended with
         self._module = module
         self._arguments = arguments
         self._on_started = on_started
@@ -124,7 +125,7 @@ class ChildProcess:
             async with asyncio.timeout(timeout_s):
                 return await reply
         except TimeoutError:
-            self.last_error = f"no answer to {op} within {timeout_s:.1f} s"
+            self.last_error = self._fault = f"no answer to {op} within {timeout_s:.1f} s"
             self._log.error("child does not answer; killing it", op=op, timeout_s=round(timeout_s, 1))
             self.kill()
             raise ChildDied(f"{self.name}: {self.last_error}") from None
@@ -169,7 +170,7 @@ class ChildProcess:
             try:
                 await self._run_once()
             except (OSError, NexusError, msgspec.MsgspecError) as error:
-                self.last_error = f"{error} ({self.last_error})" if self.last_error else str(error)
+                self.last_error = f"{error} ({self._fault})" if self._fault else str(error)
             except Exception as error:  # noqa: BLE001  a bug in on_started must not leave the daemon without child
                 self.last_error = f"{type(error).__name__}: {error}"
                 self._log.exception("child failed in an unforeseen way")
@@ -183,6 +184,7 @@ class ChildProcess:
             delay_s = min(delay_s * 2, MAX_RESTART_DELAY_S)
 
     async def _run_once(self) -> None:
+        self._fault = ""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)  # noqa: FBT003  socket's own signature
         try:
@@ -217,7 +219,7 @@ class ChildProcess:
             self._fail_waiting()
             process, self._process = self._process, None
             returncode = await process.wait()
-            self.last_error = f"ended with {returncode}" if not self.last_error else self.last_error
+            self.last_error = self._fault = self._fault or f"ended with {returncode}"
 
     def _tell(self, *, running: bool) -> None:
         if self._on_running is not None and running != self._told_running:

@@ -192,6 +192,23 @@ async def test_a_start_that_fails_is_tried_again_whatever_the_error(children: Pa
         assert child.restarts == 2
 
 
+async def test_the_reason_tells_of_the_latest_end_alone_and_does_not_grow(
+    children: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: ChildProcess) -> None:
+        raise ChildUnavailable("no room")
+
+    async with started(children, on_started=fail) as child:
+        child.start()
+        await until(lambda: child.restarts == 3)
+        assert child.last_error == "no room (ended with -9)"
+    monkeypatch.setattr("sys.executable", str(children / "nothing"))
+    async with started(children) as child:
+        child.start()
+        await until(lambda: child.restarts == 3)
+        assert child.last_error.count("No such file") == 1
+
+
 async def test_a_child_that_dies_while_it_is_started_is_noticed_at_once(children: Path) -> None:
     deaths = iter([1])
 
