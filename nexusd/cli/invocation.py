@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BROKEN_PIPE = 141  # as a shell shows a program that SIGPIPE ended
+NOT_WRITTEN = 1
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, also on a terminal.")]
 
@@ -47,6 +48,13 @@ def invocation_of(ctx: typer.Context, *, json: bool) -> Invocation:
     """The run that this command is of; JSON also where nobody looks."""
     invocation: Invocation = ctx.obj
     return dataclasses.replace(invocation, json=invocation.json or json or not sys.stdout.isatty())
+
+
+def open_missing_streams() -> None:
+    """Standard streams that the caller has closed lead nowhere: Python has None in their place."""
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123  open until the end
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  as above
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  as above
 
 
 def own_commands(ctx: typer.Context) -> frozenset[str]:
@@ -97,10 +105,13 @@ def write(document: bytes | msgspec.Raw) -> None:
         while left:  # PYTHONUNBUFFERED makes this a bare write, which takes what the pipe has room for
             left = left[sys.stdout.buffer.write(left) :]
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python flushes once more at exit and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(BROKEN_PIPE)
+        complain(f"standard output cannot be written: {error.strerror}")    # a full disk
+        sys.exit(NOT_WRITTEN)
 
 
 def render() -> Any:

@@ -27,6 +27,7 @@ from nexusd.cli.invocation import (
     draw,
     invocation_of,
     now_ms,
+    open_missing_streams,
     own_commands,
     pages,
     render,
@@ -252,6 +253,7 @@ def make_app() -> typer.Typer:
 
 def main() -> NoReturn:
     """Run one command and exit."""
+    open_missing_streams()
     try:
         make_app()(prog_name="nexusctl")
     except SystemExit as exc:

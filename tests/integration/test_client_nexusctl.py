@@ -487,6 +487,33 @@ def test_reader_that_leaves_early_gets_no_complaint(daemon: ScriptedDaemon, unbu
     process.stderr.close()
 
 
+def test_full_disk_is_one_line(daemon: ScriptedDaemon) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, "--socket", daemon.address, "call", "echo"], stdin=subprocess.DEVNULL, stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=30, env=environment(), check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "nexusctl: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [(">&-", "call echo", 0), (">&-", "--help", 0), ("<&-", "call echo -", 0), ("<&-", "add -", 3),
+     ("<&- >&- 2>&-", "call echo a=1", 0)],
+)  # fmt: skip
+def test_closed_standard_streams_lead_nowhere(
+    daemon: ScriptedDaemon, closed: str, arguments: str, code: int
+) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -c "$1" --socket "$2" {arguments} {closed}', PROGRAM[0], PROGRAM[2],
+         daemon.address],
+        capture_output=True, text=True, timeout=30, env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 def test_interrupt_ends_it_quietly(daemon: ScriptedDaemon) -> None:
     daemon.acts["system.status"] = [stays_silent]
     process = subprocess.Popen(
