@@ -147,7 +147,11 @@ def add(
         str | None, typer.Option("--assistant", "-a", help="Instead of the argument.")
     ] = None,
     session: Annotated[
-        str, typer.Option("--session", "-s", metavar="EXTERNAL_ID", help="Created when missing.")
+        str,
+        typer.Option(
+            "--session", "-s", metavar="SESSION",
+            help="A session's external id, created when missing; or its row id: id:1, or '#1' in quotes.",
+        ),
     ] = DEFAULT_SESSION,
     wait: Annotated[bool, typer.Option("--wait", help="Until the vector index has it too.")] = False,
     json: Json = False,
@@ -163,7 +167,8 @@ def add(
     for text in (user_message, ai_response, session):  # before the session is made
         check_text(text)
     with invocation.client() as nexus:
-        session_id = nexus.ensure_session(session).id
+        by_id = _ROW_ID.fullmatch(session)  # as for search, which would not find what goes to a session called id:1
+        session_id = _session_id(nexus, session) if by_id else nexus.ensure_session(session).id
         create = calls.create_episode(session_id, user_message, ai_response, wait=wait)
         answer = nexus.execute(_raw(create))
     if invocation.json:

@@ -136,6 +136,16 @@ def test_session_can_be_named_by_its_row_id(daemon: ScriptedDaemon, name: str) -
     assert daemon.calls("memory.search")[0]["filter"] == {"sessionId": 12}
 
 
+@pytest.mark.parametrize("name", ["#12", "id:12"])
+def test_add_takes_a_session_by_its_row_id_and_makes_none(daemon: ScriptedDaemon, name: str) -> None:
+    daemon.answers["sessions.get"] = {"id": 12, "externalId": "hall", "name": None, "projectId": None,
+                                      "metadata": {}, "createdAt": 1, "updatedAt": 1}  # fmt: skip
+    nexusctl("--socket", daemon.address, "add", "Where?", "Here.", "--session", name)
+    assert daemon.calls("sessions.get") == [{"id": 12}]
+    assert daemon.calls("sessions.create") == []
+    assert daemon.calls("episodes.create")[0]["sessionId"] == 12
+
+
 def test_context_can_be_its_text_alone(daemon: ScriptedDaemon) -> None:
     daemon.answers["memory.context"] = {"text": "User: hi\nAssistant: ho", "tokens": 4, "tokenBudget": 100,
                                         "items": [], "leftOut": [], "degraded": []}  # fmt: skip
