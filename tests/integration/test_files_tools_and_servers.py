@@ -179,6 +179,15 @@ async def test_the_rest_of_the_file_stays_as_it_is(at: Desk) -> None:
     assert at.text(FILE) == json.dumps(expected, indent=2) + "\n"
 
 
+async def test_a_file_that_says_it_already_is_left_as_its_owner_wrote_it(at: Desk) -> None:
+    text = '{"mcpServers": {"a": {"command": "x", "n": 1}}}'
+    at.edit(FILE, text)
+    await at.servers.put("a", {"command": "x", "n": 1}, None)
+    assert at.text(FILE) == text
+    await at.servers.put("a", {"command": "x", "n": True}, None)    # to Python the same, to JSON not
+    assert json.loads(at.text(FILE))["mcpServers"]["a"]["n"] is True
+
+
 async def test_an_older_file_keeps_its_form(at: Desk) -> None:
     at.edit(FILE, json.dumps({"a": FILES}))
     await at.servers.put("b", WEB, None)

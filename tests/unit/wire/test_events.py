@@ -280,6 +280,18 @@ async def test_a_closed_connection_and_an_ended_subscription_get_nothing_more() 
     assert (hub.stats().subscriptions, hub.stats().connections) == (0, 0)
 
 
+async def test_a_subscription_that_kept_up_gets_nothing_after_its_end_and_the_connection_goes_on() -> None:
+    hub, listener = hub_of(), Listener()
+    ended, other = hub.subscribe(listener, [], None), hub.subscribe(listener, [], None)
+    await turns()
+    hub.publish("episodes", {"n": 0})
+    hub.unsubscribe(listener, ended)
+    hub.publish("episodes", {"n": 1})
+    await turns()
+    got = [(event["subscription"], event["data"]["n"]) for event in listener.events]
+    assert got == [(ended, 0), (other, 0), (other, 1)]
+
+
 async def test_a_connection_that_closed_before_the_first_event_is_forgotten() -> None:
     hub, listener = hub_of(), Listener()
     hub.subscribe(listener, [], 0)
