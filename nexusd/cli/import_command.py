@@ -216,7 +216,7 @@ class Importer:
             else:
                 report.inserted += 1
                 report.new_ids += table.own_ids and answer.id != row.id
-        self._progress.advance(len(batch))
+        self._progress.advance(sum(answer.id is not None for answer in answers))    # the others were when refused
 
     def _stored(self, target: str, batch: list[OlderRow]) -> list[_Answer]:
         try:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,30 @@ def test_a_memory_services_file_comes_over_whole_with_its_ids(nexus: Client, tmp
     assert (link["toId"], link["label"]) == (2, "uses")
     summary = nexus.call("summaries.get", id=1)
     assert (summary["firstEpisodeId"], summary["lastEpisodeId"]) == (1, 2)
+
+
+def test_each_row_counts_once_in_the_progress_refused_or_not(
+    nexus: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.done: dict[str, list[int]] = {}
+
+        def table(self, name: str, rows: int) -> None:
+            self._now = self.done[name] = [rows, 0]
+
+        def advance(self, rows: int) -> None:
+            self._now[1] += rows
+
+    progress = Counting()
+    monkeypatch.setattr("nexusd.cli.import_command._progress", lambda _console: nullcontext(progress))
+    path = memory_service(tmp_path / "old.db")
+    with sqlite3.connect(path) as db:   # one that the daemon refuses, one that is never sent
+        db.execute("UPDATE episodes SET user_message = '' WHERE id = 2")
+        db.execute("UPDATE episodes SET user_message = X'ff' WHERE id = 3")
+    db.close()
+    assert counts(import_file(nexus, path, None))["episodes"] == (10, 0, 2)
+    assert progress.done["episodes"] == [12, 12]
 
 
 def test_what_was_imported_is_found_by_words_at_once_and_queued_for_the_index(nexus: Client, tmp_path: Path) -> None:
