@@ -310,7 +310,8 @@ class ExpectedCalls(ExpectedFiles):
 
     def outbox_retry(self, p: Params, _r: Result) -> Any:
         """All is delivered before it is asked."""
-        dead = [] if p.get("seqs") else self.dead()
+        refuse_unless(not p.get("seqs"), "not_found")   # those that are asked for were never used
+        dead = self.dead()
         self.unsettled.update(dead)
         return {"retried": len(dead)}
 
