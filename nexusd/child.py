@@ -101,6 +101,8 @@ class ChildProcess:
         if self._closing:
             raise ChildUnavailable(f"{self.name} is stopping")
         self.start()
+        if self._writer is not None and self._writer.is_closing():
+            self._up.clear()  # it ended this very moment, and nobody here had a turn yet to notice: wait for the next
         deadline = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):  # not wait_for: until 3.12 it can swallow a cancellation
@@ -117,6 +119,8 @@ class ChildProcess:
         writer = self._writer
         if writer is None or self._closing:
             raise ChildUnavailable(f"{self.name} is not running: {self.last_error or 'stopped'}")
+        if writer.is_closing():  # uvloop would call a write an error of ours
+            raise ChildUnavailable(f"{self.name} has just ended")
         request_id = next(self._ids)
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = reply

@@ -379,3 +379,16 @@ async def test_a_child_that_never_came_up_never_went_away(children: Path) -> Non
         child.start()
         await until(lambda: child.restarts >= 2)
     assert told == []
+
+
+async def test_a_call_in_the_very_moment_in_which_the_pipe_breaks_is_told_so(children: Path) -> None:
+    async with started(children) as child:
+        for turns in range(6):
+            assert await child.call("echo", turns, timeout_s=20) == turns
+            child._writer.transport.abort()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            try:
+                assert await child.call("echo", "again", timeout_s=20) == "again"
+            except ChildUnavailable:
+                continue
