@@ -44,18 +44,17 @@ from nexusd.store.meta import get_epoch
 from nexusd.store.outbox import (
     OutboxEntry,
     any_due,
-    bury,
     claim_batch,
     count_outbox,
     finish_batch,
     next_due_ms,
-    postpone,
     release_batch,
     reset_inflight,
 )
 from nexusd.store.unindexed import finish_without_point
 from nexusd.sync.breaker import Breaker, backoff_s
 from nexusd.sync.collections import Collections
+from nexusd.sync.setbacks import Setbacks
 from nexusd.sync.sources import LOADERS, Document
 from nexusd.sync.throughput import Throughput
 from nexusd.sync.waiting import Waiting
@@ -64,7 +63,6 @@ MAX_IDLE_S = 30.0  # the clock may be set: a row whose time has come is found by
 MIN_IDLE_S = 0.01  # between "due now" and a claim that still found it too early
 MAX_STORE_PAUSE_S = 5.0  # the store itself looks every second whether the disk has room again
 EMBEDDER_PACE_S = 1.0  # while it is away, each turn takes rows and gives them back: three commits for nothing
-UNFORESEEN = "internal_error"
 
 
 class OutboxWorker:
@@ -95,8 +93,7 @@ class OutboxWorker:
         self._chance = chance
         self._prepared = False
         self._claims_open = True
-        self._suspects: set[int] = set()  # seqs of rows that failed together, one of which may be to blame
-        self._gave_back = False
+        self._setbacks = Setbacks(store, self.embedder_breaker, config, clock, chance, publish)
         self._behind = False  # something was claimed since the outbox was seen empty
         self._publish = publish
         self._index_up = asyncio.Event()
@@ -141,8 +138,8 @@ class OutboxWorker:
         if (pause_s := self.index_breaker.pause_left_s) > 0:
             await self._pause(self._index_up, pause_s)
             return
-        if self._gave_back:  # the embedder is away: what needs no embedding goes on, at an easy pace
-            self._gave_back = False
+        if self._setbacks.gave_back:  # the embedder is away: what needs no embedding goes on, at an easy pace
+            self._setbacks.gave_back = False
             await asyncio.sleep(min(self.embedder_breaker.pause_left_s, EMBEDDER_PACE_S))
         if not (self._prepared and self._collections.intact()) and not await self._prepare():
             return
@@ -211,8 +208,8 @@ class OutboxWorker:
     async def _deliver(self, entries: list[OutboxEntry]) -> None:
         """One batch; every entry of it is struck off, given back, postponed or buried."""
         parts: dict[str | int, list[OutboxEntry]] = {}  # a collection's rows together, a suspect alone
-        for entry in sorted(entries, key=lambda entry: entry.seq in self._suspects):
-            part = entry.seq if entry.seq in self._suspects else entry.collection
+        for entry in sorted(entries, key=self._setbacks.suspected):
+            part = entry.seq if self._setbacks.suspected(entry) else entry.collection
             parts.setdefault(part, []).append(entry)
         waiting = deque(parts.values())
         while waiting:
@@ -227,7 +224,7 @@ class OutboxWorker:
             await self._deliver_collection(entries[0].collection, entries)
         except IndexDied as error:
             self._index_failed(error)
-            await self._suspect(entries, error.message)
+            await self._setbacks.suspect(entries, error.message)
             return False
         except IndexUnavailable as error:
             self._index_failed(error)
@@ -237,7 +234,7 @@ class OutboxWorker:
             raise
         except Exception as error:  # noqa: BLE001 - the top of a supervised task: logged, and the rows survive it
             self._log.exception("delivery failed")
-            await self._suspect(entries, type(error).__name__)
+            await self._setbacks.suspect(entries, type(error).__name__)
         return True
 
     async def _deliver_collection(self, collection: str, entries: list[OutboxEntry]) -> None:
@@ -258,13 +255,13 @@ class OutboxWorker:
         if refused:  # their stored vectors are what was refused: a retry must not meet them again
             await self._store.write(forget_vectors, collection, list(refused), self._embedder.fingerprint.short)
         for row_id, error in refused.items():
-            await self._bury(changed[row_id], error.kind, error.message)
+            await self._setbacks.bury(changed[row_id], error.kind, error.message)
         await self._settle_blank(target, [changed[d.id] for d in documents if d.blank and d.id not in vectors])
         # A row without a document was deleted meanwhile: its outbox row is a delete by now and stays.
         sent = {point.id for point in points if point.id not in refused}
         done = [*gone, *(entry for row_id, entry in changed.items() if row_id in sent)]
         if done:
-            self._suspects.difference_update(entry.seq for entry in done)
+            self._setbacks.cleared(done)
             struck_off = await self._store.write(finish_batch, done)
             self._throughput.add(struck_off)
 
@@ -272,7 +269,7 @@ class OutboxWorker:
         """Rows without a text: the index holds nothing of them, any more."""
         if entries:
             await self._index.delete(target, [entry.row_id for entry in entries])
-            self._suspects.difference_update(entry.seq for entry in entries)
+            self._setbacks.cleared(entries)
             self._throughput.add(await self._store.write(finish_without_point, entries))
 
     async def _vectors(
@@ -293,7 +290,7 @@ class OutboxWorker:
                 missing.append(document)
         while missing:
             if (pause_s := self.embedder_breaker.pause_left_s) > 0:
-                await self._give_back([entries[d.id] for d in missing], pause_s)
+                await self._setbacks.give_back([entries[d.id] for d in missing], pause_s)
                 break
             try:
                 embedded = await self._embedder.embed_documents([d.text for d in missing])
@@ -302,12 +299,12 @@ class OutboxWorker:
                 self._log.warning("embedder unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
                 rows = [entries[d.id] for d in missing]
                 if isinstance(error, EmbedderDied):  # one of the texts may have killed it
-                    await self._suspect(rows, error.message)
+                    await self._setbacks.suspect(rows, error.message)
                 else:
-                    await self._give_back(rows, pause_s)
+                    await self._setbacks.give_back(rows, pause_s)
                 break
             except RejectedText as error:
-                await self._bury(entries[missing.pop(error.position).id], error.kind, error.message)
+                await self._setbacks.bury(entries[missing.pop(error.position).id], error.kind, error.message)
                 continue
             if self.embedder_breaker.succeeded():
                 self._log.info("embedder answers again")
@@ -329,43 +326,6 @@ class OutboxWorker:
             middle = len(points) // 2
             return await self._upsert(target, points[:middle]) | await self._upsert(target, points[middle:])
         return {}
-
-    async def _give_back(self, entries: list[OutboxEntry], pause_s: float) -> None:
-        """Not now: no attempt is counted, and the pause lets other rows pass."""
-        self._gave_back = True
-        await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000))
-
-    async def _suspect(self, entries: list[OutboxEntry], what: str) -> None:
-        """One of these may be why it failed: from now on each goes alone, and who fails alone counts its attempts.
-
-        A row that failed alone comes again later, and is buried after its attempts.
-        """
-        self._suspects.update(entry.seq for entry in entries)
-        if len(entries) > 1:
-            await self._give_back(entries, backoff_s(1, self._config.max_backoff_s, self._chance))
-            return
-        (entry,) = entries
-        attempt = entry.attempts + 1
-        if attempt >= self._config.max_attempts:
-            self._suspects.discard(entry.seq)
-            await self._bury(entry, UNFORESEEN, what)
-            return
-        # no longer than any backoff: what waits longer is taken for a clock that was set back, and is due at once
-        pause_s = min(
-            self.embedder_breaker.pause_left_s + backoff_s(attempt, self._config.max_backoff_s, self._chance),
-            self._config.max_backoff_s,
-        )
-        self.embedder_breaker.try_now()  # it was this row: the others need not wait for it
-        not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
-        await self._store.write(postpone, entries, not_before_ms, UNFORESEEN, what)
-
-    async def _bury(self, entry: OutboxEntry, kind: str, reason: str) -> None:
-        self._log.error(
-            "row cannot be indexed", collection=entry.collection, row_id=entry.row_id, kind=kind, reason=reason
-        )
-        if await self._store.write(bury, entry, kind, reason):
-            dead = {"state": "dead", "collection": entry.collection, "id": entry.row_id, "kind": kind}
-            self._publish("outbox", dead)
 
     @property
     def complete(self) -> bool:
