@@ -97,7 +97,7 @@ class App:
             on_running=lambda up: self._tell_state("index", up=up),
         )
         self._embedder = BuiltinEmbedder(
-            config.embedding, clock, on_answering=lambda up: self._tell_state("embedder", up=up)
+            config.embedding, clock, on_answering=self._embedder_answers
         )
         self._collections = Collections(self._store, self._index, self._embedder.fingerprint)
         self._worker = OutboxWorker(
@@ -216,6 +216,11 @@ class App:
 
     def _index_came_up(self) -> None:
         self._worker.index_up()
+
+    def _embedder_answers(self, answering: bool) -> None:  # noqa: FBT001 - a callback with one argument
+        if answering:
+            self._worker.embedder_up()
+        self._tell_state("embedder", up=answering)
 
     async def _figures(self) -> tuple[bytes, str]:
         return await self._metrics.render()

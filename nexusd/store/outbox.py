@@ -51,6 +51,9 @@ FINISH = f"DELETE FROM outbox WHERE {AS_CLAIMED}"
 # give back without a mark: the index or the embedder was not there
 RELEASE = f"UPDATE outbox SET state = 'pending', not_before_ms = ? WHERE {AS_CLAIMED}"
 
+# what was given back without a mark is due: what it waited for is there
+HASTEN = "UPDATE outbox SET not_before_ms = 0 WHERE state = 'pending' AND attempts = 0 AND not_before_ms > 0"
+
 # give back, to be tried again later
 POSTPONE = f"""
 UPDATE outbox SET state = 'pending', attempts = attempts + 1, not_before_ms = ?, error_kind = ?, error = ?
@@ -180,6 +183,11 @@ def finish_batch(db: Connection, entries: Sequence[OutboxEntry]) -> int:
 def release_batch(db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int = 0) -> None:
     """Give entries back, due from `not_before_ms` on; no attempt is counted, an outage is not their fault."""
     db.execute(RELEASE, (not_before_ms, claimed(entries)))
+
+
+def hasten(db: Connection) -> None:
+    """What was given back without a mark may be taken at once."""
+    db.execute(HASTEN)
 
 
 def postpone(

@@ -59,10 +59,10 @@ class Breaker:
         """End the pause: there is reason to think that the next try succeeds."""
         self._retry_at_s = self._clock.monotonic_s()
 
-    def failed(self, reason: str) -> float:
-        """Open it for the next pause, which is answered in seconds."""
+    def failed(self, reason: str, *, at_least_s: float = 0.0) -> float:
+        """Open it for the next pause, which is answered in seconds; `at_least_s` is what the part itself asked for."""
         self.failures += 1
         self.last_error = reason
-        pause_s = backoff_s(self.failures, self._max_pause_s, self._chance)
+        pause_s = max(at_least_s, backoff_s(self.failures, self._max_pause_s, self._chance))
         self._retry_at_s = self._clock.monotonic_s() + pause_s
         return pause_s

@@ -54,6 +54,8 @@ class Setbacks:
     async def give_back(self, entries: list[OutboxEntry], pause_s: float) -> None:
         """Not now: no attempt is counted, and the pause lets other rows pass."""
         self.gave_back = True
+        # no longer than any backoff: what waits longer is taken for a clock that was set back, and is due at once
+        pause_s = min(pause_s, self._config.max_backoff_s)
         await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000))
 
     async def suspect(self, entries: list[OutboxEntry], what: str) -> None:
@@ -71,8 +73,7 @@ class Setbacks:
             self._suspects.discard(entry.seq)
             await self.bury(entry, UNFORESEEN, what)
             return
-        # no longer than any backoff: what waits longer is taken for a clock that was set back, and is due at once
-        pause_s = min(
+        pause_s = min(  # for the same reason as above
             self._breaker.pause_left_s + backoff_s(attempt, self._config.max_backoff_s, self._chance),
             self._config.max_backoff_s,
         )

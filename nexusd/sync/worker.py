@@ -47,6 +47,7 @@ from nexusd.store.outbox import (
     claim_batch,
     count_outbox,
     finish_batch,
+    hasten,
     next_due_ms,
     release_batch,
     reset_inflight,
@@ -97,6 +98,7 @@ class OutboxWorker:
         self._behind = False  # something was claimed since the outbox was seen empty
         self._publish = publish
         self._index_up = asyncio.Event()
+        self._embedder_up = False
         self._epoch = ""
         self._work = asyncio.Event()
         self._waiting = Waiting(store, lambda: self.complete)
@@ -111,6 +113,12 @@ class OutboxWorker:
         """The index came up, with what it still holds: look at it now, whatever the breaker says."""
         self.index_breaker.try_now()
         self._index_up.set()
+        self._work.set()
+
+    def embedder_up(self) -> None:
+        """The embedder answers again: what was given back meanwhile need not wait for the end of its pause."""
+        self.embedder_breaker.try_now()
+        self._embedder_up = True
         self._work.set()
 
     async def run(self) -> None:
@@ -143,6 +151,9 @@ class OutboxWorker:
             await asyncio.sleep(min(self.embedder_breaker.pause_left_s, EMBEDDER_PACE_S))
         if not (self._prepared and self._collections.intact()) and not await self._prepare():
             return
+        if self._embedder_up:
+            self._embedder_up = False
+            await self._store.write(hasten)
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
         now_ms = self._clock.now_ms()
         if not self._store.peek(any_due, now_ms, self._max_backoff_ms, self._collections.logical):
@@ -295,7 +306,8 @@ class OutboxWorker:
             try:
                 embedded = await self._embedder.embed_documents([d.text for d in missing])
             except EmbedderUnavailable as error:
-                pause_s = self.embedder_breaker.failed(error.message)
+                asked_for_s = (error.retry_after_ms or 0) / 1000
+                pause_s = self.embedder_breaker.failed(error.message, at_least_s=asked_for_s)
                 self._log.warning("embedder unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
                 rows = [entries[d.id] for d in missing]
                 if isinstance(error, EmbedderDied):  # one of the texts may have killed it

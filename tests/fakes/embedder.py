@@ -20,7 +20,8 @@ _WORD = re.compile(r"\w+")
 
 
 class FakeEmbedder:
-    """Switches: `unavailable` (a reason, or ""), `rejected` (texts), `gate` (an Event that calls wait for).
+    """Switches: `unavailable` (a reason, or "") with `retry_after_ms`, `rejected` (texts), `gate` (an Event that
+    calls wait for).
 
     `document_calls` and `query_calls` record what reached the model, which a cached query does not.
     """
@@ -29,6 +30,7 @@ class FakeEmbedder:
         self._fingerprint = Fingerprint("fake", model, dimension)
         self.rejected = set(rejected)
         self.unavailable = ""
+        self.retry_after_ms: int | None = None
         self.gate: asyncio.Event | None = None
         self.document_calls: list[list[str]] = []
         self.query_calls: list[str] = []
@@ -71,7 +73,9 @@ class FakeEmbedder:
         if self.gate is not None:
             await self.gate.wait()
         if self.closed or self.unavailable:
-            raise EmbedderUnavailable(self.unavailable or "the embedding model is stopping")
+            raise EmbedderUnavailable(
+                self.unavailable or "the embedding model is stopping", retry_after_ms=self.retry_after_ms
+            )
 
     def _vector(self, text: str, position: int) -> Vector:
         if text in self.rejected or any("\ud800" <= character <= "\udfff" for character in text):

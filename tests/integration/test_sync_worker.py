@@ -60,6 +60,22 @@ async def test_an_embedder_outage_costs_no_attempt_and_ends_by_itself(bench: Ben
     assert bench.worker.status().embedder == "closed"
 
 
+async def test_an_embedder_that_came_back_is_asked_at_once_however_long_the_pause_was(tmp_path: Path) -> None:
+    async with make_bench(tmp_path, max_backoff_s=300) as bench:
+        bench.embedder.unavailable, bench.embedder.retry_after_ms = "busy", 250_000
+        bench.start()
+        await bench.add("tea")
+        async with asyncio.timeout(10):
+            while bench.worker.embedder_breaker.failures == 0 or bench.worker.status().inflight:
+                await asyncio.sleep(0)
+        assert 240 < bench.worker.embedder_breaker.pause_left_s <= 250
+        assert (await bench.worker.wait_for("episodes", [1], 0.05)).pending == 1
+        bench.embedder.unavailable = ""
+        bench.worker.embedder_up()
+        await bench.drained()
+        assert bench.held == await bench.rows()
+
+
 async def test_an_index_outage_costs_no_attempt_and_ends_by_itself(bench: Bench) -> None:
     bench.index.down = True
     bench.start()

@@ -46,6 +46,17 @@ def test_a_wall_clock_that_jumps_moves_no_pause() -> None:
     assert breaker.pause_left_s == left
 
 
+def test_a_pause_is_at_least_what_the_part_asked_for_whatever_the_limit() -> None:
+    clock = ManualClock()
+    breaker = make(clock)
+    assert breaker.failed("come back in ten minutes", at_least_s=600) == 600
+    clock.advance(599)
+    assert breaker.state == "open"
+    clock.advance(1)
+    assert breaker.state == "half_open"
+    assert breaker.failed("down") < 1
+
+
 @given(st.integers(1, 1000), st.floats(0.2, 300), st.integers())
 def test_a_pause_stays_between_the_floor_and_the_limit(attempt: int, limit_s: float, seed: int) -> None:
     pause_s = backoff_s(attempt, limit_s, random.Random(seed))
