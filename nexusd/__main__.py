@@ -10,6 +10,7 @@ from pathlib import Path
 from nexusd import __version__
 from nexusd.config import describe_settings, load_settings
 from nexusd.data_directory import try_data_directory
+from nexusd.embedding.http_settings import http_complaints
 from nexusd.embedding.model_files import model_complaints
 from nexusd.errors import StartupError
 
@@ -26,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(
-            config=options.config, data=options.data, environ=os.environ, rules=[model_complaints]
+            config=options.config, data=options.data, environ=os.environ,
+            rules=[model_complaints, http_complaints],
         )
         if options.check:
             try_data_directory(settings.data_directory)

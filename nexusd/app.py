@@ -44,7 +44,7 @@ from nexusd.cache import Cache
 from nexusd.clock import SystemClock
 from nexusd.config import Settings
 from nexusd.data_directory import make_data_directory
-from nexusd.embedding.builtin import BuiltinEmbedder
+from nexusd.embedding.providers import make_embedder
 from nexusd.errors import RpcError, StoreUnavailableError
 from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
@@ -96,9 +96,7 @@ class App:
             settings.data_directory / "index", config.index, clock, on_up=self._index_came_up,
             on_running=lambda up: self._tell_state("index", up=up),
         )
-        self._embedder = BuiltinEmbedder(
-            config.embedding, clock, on_answering=self._embedder_answers
-        )
+        self._embedder = make_embedder(config.embedding, clock, on_answering=self._embedder_answers)
         self._collections = Collections(self._store, self._index, self._embedder.fingerprint)
         self._worker = OutboxWorker(
             self._store, self._index, self._embedder, self._collections, config.outbox, clock,

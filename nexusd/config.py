@@ -4,8 +4,8 @@ Owns every setting, its default, its limits, and the precedence: command line, e
 default. The only reader of the environment. A wrong key or value names itself, its line and what was
 expected, and all of them are named at once. Knows nothing of what a setting does.
 
-The environment: SQLITE_PATH, PORT, and NEXUSD_SECTION__KEY for every key (server.tcp.port is
-NEXUSD_SERVER__TCP__PORT). An empty variable counts as not set; `null` unsets what the file sets.
+The environment: SQLITE_PATH, PORT, EMBEDDING_SERVICE_URL, and NEXUSD_SECTION__KEY for every key
+(server.tcp.port is NEXUSD_SERVER__TCP__PORT). An empty variable counts as not set; `null` unsets what the file sets.
 A relative path starts at the file's own directory when it stands in the file, else at the working directory.
 """
 
@@ -28,12 +28,22 @@ CONFIG_FILE_NAME = "config.yaml"
 DATABASE_FILE_NAME = "nexus.db"
 SOCKET_FILE_NAME = "nexusd.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
-# Names that the two services before this one were configured by. The last two choose backends that this
-# version does not have: to take them and do something else would be a lie.
-SPECIFIED_VARIABLES = {"SQLITE_PATH": "storage.database", "PORT": "server.tcp.port"}
-REFUSED_VARIABLES = {
-    "QDRANT_URL": "a Qdrant server is not supported yet; the index is embedded",
-    "EMBEDDING_SERVICE_URL": "an embedding service is not supported yet; the model is built in",
+# Names that the two services before this one were configured by. One of them chooses a backend that this
+# version does not have: to take it and do something else would be a lie.
+SPECIFIED_VARIABLES = {
+    "SQLITE_PATH": "storage.database",
+    "PORT": "server.tcp.port",
+    "EMBEDDING_SERVICE_URL": "embedding.url",
+}
+# To name the address is to choose it.
+CHOOSING_VARIABLES = {"EMBEDDING_SERVICE_URL": ("embedding.provider", "service")}
+REFUSED_VARIABLES = {"QDRANT_URL": "a Qdrant server is not supported yet; the index is embedded"}
+# The model of each provider where `embedding.model` says nothing.
+DEFAULT_MODELS = {
+    "builtin": "all-MiniLM-L6-v2",
+    "service": "nomic-embed-text",
+    "ollama": "nomic-embed-text",
+    "openai": "text-embedding-3-small",
 }
 # A relative path in these starts at the file that names it.
 PATH_KEYS = frozenset({"storage.database", "server.socket.path", "files.directory"})
@@ -119,15 +129,31 @@ class IndexConfig(Section, frozen=True, kw_only=True):
 
 
 class EmbeddingConfig(Section, frozen=True, kw_only=True):
-    """The embedding model. `model` is a built-in name or a directory with model.onnx and tokenizer.json."""
+    """The embedding model: built in, or behind HTTP. Null where each provider has a default of its own."""
 
-    provider: Literal["builtin"] = "builtin"
-    model: str = "all-MiniLM-L6-v2"
+    provider: Literal["builtin", "service", "ollama", "openai"] = "builtin"
+    url: str | None = None
+    api_key: str | None = None
+    model: str | None = None
     dimension: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    document_prefix: str | None = None
+    query_prefix: str | None = None
+    max_text_chars: Annotated[int, Meta(ge=256, le=2**20)] = 32_000
     batch_size: Annotated[int, Meta(ge=1, le=256)] = 16
+    max_batch_bytes: Annotated[int, Meta(ge=1024, le=2**26)] = 256 * 1024
     threads: Annotated[int, Meta(ge=1, le=64)] = 2
     timeout_s: Seconds = 60.0
+    keep_warm: bool = False
     query_cache_entries: Annotated[int, Meta(ge=0, le=2**20)] = 1024
+
+    def __repr__(self) -> str:
+        """Without the key, which must not get into a log by way of a traceback."""
+        return f"EmbeddingConfig(provider={self.provider!r}, url={self.url!r}, model={self.model!r}, ...)"
+
+    @property
+    def model_name(self) -> str:
+        """The model, or the provider's own."""
+        return self.model or DEFAULT_MODELS[self.provider]
 
 
 class OutboxConfig(Section, frozen=True, kw_only=True):
@@ -210,7 +236,9 @@ def load_settings(
     Raises:
         ConfigError: something is wrong; the message lists all of it, a line each.
     """
-    reading = Reading(Config, path_keys=PATH_KEYS, other_variables=SPECIFIED_VARIABLES)
+    reading = Reading(
+        Config, path_keys=PATH_KEYS, other_variables=SPECIFIED_VARIABLES, choosing_variables=CHOOSING_VARIABLES
+    )
     config_path = _config_path(config, environ)
     if config_path is not None:
         reading.take_file(config_path)

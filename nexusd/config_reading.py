@@ -62,15 +62,22 @@ def all_keys(
 class Reading:
     """One pass over all sources: the values that were given, where, and what is wrong with them.
 
-    `path_keys` are names of settings that are paths, `other_variables` maps further variables to names.
+    `path_keys` are names of settings that are paths, `other_variables` maps further variables to names, and
+    `choosing_variables` maps variables to a setting that they fix by being set, and the value.
     """
 
     def __init__(
-        self, root: type[Struct], *, path_keys: Collection[str], other_variables: Mapping[str, str]
+        self,
+        root: type[Struct],
+        *,
+        path_keys: Collection[str],
+        other_variables: Mapping[str, str],
+        choosing_variables: Mapping[str, tuple[str, str]],
     ) -> None:
         self.problems: list[str] = []
         self._path_keys = path_keys
         self._other_variables = other_variables
+        self._choosing_variables = choosing_variables
         self._keys = {key.path: key for key in all_keys(root)}
         self._sections = {path[:depth] for path in self._keys for depth in range(1, len(path))}
         self._values: dict[tuple[str, ...], object] = {}
@@ -91,18 +98,17 @@ class Reading:
         for name in sorted(environ):
             if name not in own and name.startswith(VARIABLE_PREFIX) and "__" in name:
                 self.problems.append(f"environment {name}: no such setting{_hint(nearest(name, own))}")
-        given: dict[str, str] = {}  # key name -> the variable that gave it
-        for name in sorted(names.keys() & environ.keys()):
-            if not environ[name]:
-                continue
-            key = self._keys[tuple(names[name].split("."))]
-            if key.name in given and environ[given[key.name]] != environ[name]:
-                other = given[key.name]
+        said = [(variable, name, environ.get(variable, "")) for variable, name in names.items()]
+        said += [(variable, *fixed) for variable, fixed in self._choosing_variables.items() if environ.get(variable)]
+        given: dict[str, tuple[str, str]] = {}  # key name -> the variable that gave it, and what it says
+        for name, key_name, text in sorted(one for one in said if one[2]):
+            key = self._keys[tuple(key_name.split("."))]
+            other, said_before = given.setdefault(key_name, (name, text))
+            if said_before != text:
                 self.problems.append(f"environment {name}: {key.name}: {other} sets it to something else")
                 continue
-            given[key.name] = name
             try:
-                value = check_variable(environ[name], key.type, unit=key.unit)
+                value = check_variable(text, key.type, unit=key.unit)
             except WrongValueError as wrong:
                 self.problems.append(f"environment {name}: {key.name}: {wrong}")
             else:

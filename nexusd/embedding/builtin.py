@@ -16,7 +16,7 @@ import structlog
 from nexusd.child import ChildDied, ChildProcess, ChildRefused, ChildUnavailable
 from nexusd.clock import Clock
 from nexusd.config import EmbeddingConfig
-from nexusd.embedding.embedder import EmbedderDied, EmbedderHealth, Fingerprint, RejectedText, Vector
+from nexusd.embedding.embedder import EmbedderDied, EmbedderHealth, Fingerprint, RejectedText, Vector, cut_text
 from nexusd.embedding.model_files import MAX_WINDOW, identify
 from nexusd.embedding.query_cache import QueryCache
 from nexusd.errors import EmbedderUnavailable
@@ -51,7 +51,7 @@ class BuiltinEmbedder:
         self._child = ChildProcess(
             "embedder",
             "nexusd.embedding.model_process",
-            [config.model, str(self._fingerprint.dimension), str(config.threads)],
+            [config.model_name, str(self._fingerprint.dimension), str(config.threads)],
             on_started=self._load,
             on_running=lambda running: self._tell(answering=running and not self._trouble),
         )
@@ -87,7 +87,7 @@ class BuiltinEmbedder:
             EmbedderUnavailable: the model cannot be loaded, died, or took too long.
             RejectedText: one text can never be embedded; the others were not embedded either.
         """
-        cut = [_sendable(text, position) for position, text in enumerate(texts)]
+        cut = [cut_text(text, MAX_CHARS, position) for position, text in enumerate(texts)]
         pieces = max(-(-len(cut) // self._batch_size), min(self._threads, len(cut)))
         # Dealt out like cards, longest first: every piece gets its share of long texts, so that no thread
         # waits for another at the end. The child sorts a piece, where neighbours of a length save padding.
@@ -116,7 +116,7 @@ class BuiltinEmbedder:
         patience_s = MAX_RESTART_WAIT_S if recovering else MAX_QUERY_WAIT_S
         try:
             async with asyncio.timeout(patience_s):
-                return await self.queries.get(_sendable(text, 0))
+                return await self.queries.get(cut_text(text, MAX_CHARS))
         except TimeoutError:
             raise EmbedderUnavailable(
                 f"no vector within {patience_s:.0f} s: {self._state()[1] or 'the model is busy'}"
@@ -193,17 +193,3 @@ class BuiltinEmbedder:
         self._trouble = detail
         self._tell(answering=False)
         return EmbedderUnavailable(detail)
-
-
-def _sendable(text: str, position: int) -> str:
-    """As much of a text as a model may read.
-
-    Raises:
-        RejectedText: half a surrogate pair, which no encoding carries.
-    """
-    cut = text[:MAX_CHARS]
-    try:
-        cut.encode()
-    except UnicodeEncodeError:
-        raise RejectedText("the text is not valid Unicode", position) from None
-    return cut

@@ -1,6 +1,7 @@
 """What the rest of the daemon asks of an embedding model or service.
 
-Owns the protocol. A vector is `bytes`: float32, little-endian, of unit length where the model normalises.
+Owns the protocol, and what of a text can be sent at all. A vector is `bytes`: float32, little-endian, of unit
+length where the model normalises.
 """
 
 from __future__ import annotations
@@ -78,3 +79,17 @@ class Embedder(Protocol):
 
     def health(self) -> EmbedderHealth:
         """The state as last seen; never waits."""
+
+
+def cut_text(text: str, limit: int, position: int = 0) -> str:
+    """As much of a text as a model may read; `position` is its place in the batch.
+
+    Raises:
+        RejectedText: half a surrogate pair, which no encoding carries.
+    """
+    cut = text[:limit]
+    try:
+        cut.encode()
+    except UnicodeEncodeError:
+        raise RejectedText("the text is not valid Unicode", position) from None
+    return cut

@@ -112,16 +112,16 @@ def identify(config: EmbeddingConfig) -> Fingerprint:
     Raises:
         WrongModel: there is no such model, or `embedding.dimension` is not what it gives.
     """
-    if (builtin := BUILTIN_MODELS.get(config.model)) is not None:
-        return _fingerprint(config, config.model, builtin.dimension)
-    directory = _directory(config.model)
+    if (builtin := BUILTIN_MODELS.get(config.model_name)) is not None:
+        return _fingerprint(config, config.model_name, builtin.dimension)
+    directory = _directory(config.model_name)
     weights, tokenizer = directory / "model.onnx", directory / "tokenizer.json"
     try:
         for file in (weights, tokenizer):
             if not file.is_file():
                 raise WrongModel(
                     "embedding.model",
-                    f"{config.model!r} is not a built-in model ({', '.join(BUILTIN_MODELS)}), "
+                    f"{config.model_name!r} is not a built-in model ({', '.join(BUILTIN_MODELS)}), "
                     f"nor a directory with model.onnx and tokenizer.json: there is no file {file}",
                 )
         # Named for its content: moved elsewhere it stays comparable, replaced in place it does not.
@@ -133,7 +133,9 @@ def identify(config: EmbeddingConfig) -> Fingerprint:
 
 
 def model_complaints(config: Config) -> list[tuple[str, str]]:
-    """What is wrong with the settings of the model, as a rule for `load_settings`."""
+    """What is wrong with the settings of a model that is built in, as a rule for `load_settings`."""
+    if config.embedding.provider != PROVIDER:
+        return []
     try:
         identify(config.embedding)
     except WrongModel as wrong:
@@ -160,12 +162,12 @@ def _fingerprint(config: EmbeddingConfig, name: str, dimension: int | None) -> F
     if dimension is None and config.dimension is None:
         # The place to be told is that of the model: the dimension has none yet.
         raise WrongModel(
-            "embedding.model", f"the file of {config.model!r} does not say its dimension: set embedding.dimension"
+            "embedding.model", f"the file of {config.model_name!r} does not say its dimension: set embedding.dimension"
         )
     if dimension is not None and config.dimension not in {None, dimension}:
         raise WrongModel(
             "embedding.dimension",
-            f"the model {config.model!r} gives {dimension} dimensions, "
+            f"the model {config.model_name!r} gives {dimension} dimensions, "
             f"not {config.dimension}: set embedding.dimension to {dimension} or leave it out",
         )
     return Fingerprint(PROVIDER, name, dimension or config.dimension or 0)

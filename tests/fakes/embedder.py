@@ -80,15 +80,20 @@ class FakeEmbedder:
     def _vector(self, text: str, position: int) -> Vector:
         if text in self.rejected or any("\ud800" <= character <= "\udfff" for character in text):
             raise RejectedText("the model refuses this text", position)
-        # the empty word gives every text a direction, an empty one too
-        words = ["", *_WORD.findall(text.lower())]
-        total = [0.0] * self._fingerprint.dimension
-        for word in words:
-            weight = 1.0 if word else 0.01
-            for axis, value in enumerate(_direction(word, len(total))):
-                total[axis] += weight * value
-        length = math.sqrt(sum(value * value for value in total))
-        return struct.pack(f"<{len(total)}f", *(value / length for value in total))
+        return struct.pack(f"<{self._fingerprint.dimension}f", *text_vector(text, self._fingerprint.dimension))
+
+
+def text_vector(text: str, dimension: int) -> list[float]:
+    """The vector of a text, of unit length."""
+    # the empty word gives every text a direction, an empty one too
+    words = ["", *_WORD.findall(text.lower())]
+    total = [0.0] * dimension
+    for word in words:
+        weight = 1.0 if word else 0.01
+        for axis, value in enumerate(_direction(word, dimension)):
+            total[axis] += weight * value
+    length = math.sqrt(sum(value * value for value in total))
+    return [value / length for value in total]
 
 
 def _direction(word: str, dimension: int) -> list[float]:

@@ -118,7 +118,7 @@ async def make_bench(
     directory: Path,
     *,
     index: FakeIndex | None = None,
-    embedder: FakeEmbedder | None = None,
+    embedder: Any = None,  # another one than the fake, for tests that are about it
     chance: random.Random | None = None,
     **config: object,
 ) -> AsyncIterator[Bench]:

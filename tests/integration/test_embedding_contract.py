@@ -1,18 +1,21 @@
-"""What every embedder promises, over the fake that other tests build on and over the real model."""
+"""What every embedder promises: the fake that other tests build on, the real model, and every kind of service."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 from fakes.embedder import FakeEmbedder
+from fakes.embedding_server import EmbeddingServer
 from harness.builtin_model import cosine, needs_model, numbers
 
 from nexusd.clock import SystemClock
 from nexusd.config import EmbeddingConfig
 from nexusd.embedding.builtin import BuiltinEmbedder
 from nexusd.embedding.embedder import Embedder, RejectedText
+from nexusd.embedding.http_embedder import HttpEmbedder
 from nexusd.errors import EmbedderUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -30,15 +33,30 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("builtin", marks=needs_model)])
+KINDS = ["fake", pytest.param("builtin", marks=needs_model), "service", "single", "ollama", "openai"]
+
+
+@contextlib.asynccontextmanager
+async def made(kind: str) -> AsyncIterator[Embedder]:
+    """An embedder that is not started; a service has a server to talk to."""
+    if kind == "fake":
+        yield FakeEmbedder()
+    elif kind == "builtin":
+        yield BuiltinEmbedder(EmbeddingConfig(), SystemClock())
+    else:
+        async with EmbeddingServer(kind) as server:
+            provider = "service" if kind == "single" else kind
+            config = EmbeddingConfig(provider=provider, url=server.url, model="fake", dimension=server.dimension)
+            yield HttpEmbedder(config, SystemClock())
+
+
+@pytest.fixture(scope="module", params=KINDS)
 async def embedder(request: pytest.FixtureRequest, anyio_backend: object) -> AsyncIterator[Embedder]:
     del anyio_backend  # one loop for the module: the model is loaded once
-    made: Embedder = (
-        FakeEmbedder() if request.param == "fake" else BuiltinEmbedder(EmbeddingConfig(), SystemClock())
-    )
-    await made.start()
-    yield made
-    await made.close()
+    async with made(request.param) as embedder:
+        await embedder.start()
+        yield embedder
+        await embedder.close()
 
 
 async def test_every_text_gets_a_unit_vector_of_the_fingerprints_dimension(embedder: Embedder) -> None:
@@ -92,16 +110,14 @@ async def test_an_embedder_that_answers_says_that_it_is_ready(embedder: Embedder
     assert embedder.health().state == "ready"
 
 
-@pytest.mark.parametrize("kind", ["fake", pytest.param("builtin", marks=needs_model)])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_stopped_embedder_is_unavailable_and_says_so(kind: str) -> None:
-    embedder: Embedder = (
-        FakeEmbedder() if kind == "fake" else BuiltinEmbedder(EmbeddingConfig(), SystemClock())
-    )
-    await embedder.start()
-    assert embedder.health().state == "idle"
-    await embedder.close()
-    with pytest.raises(EmbedderUnavailable):
-        await embedder.embed_documents(["a"])
-    with pytest.raises(EmbedderUnavailable):
-        await embedder.embed_query("a")
-    assert embedder.health().state == "unavailable"
+    async with made(kind) as embedder:
+        await embedder.start()
+        assert embedder.health().state == "idle"
+        await embedder.close()
+        with pytest.raises(EmbedderUnavailable):
+            await embedder.embed_documents(["a"])
+        with pytest.raises(EmbedderUnavailable):
+            await embedder.embed_query("a")
+        assert embedder.health().state == "unavailable"

@@ -110,6 +110,25 @@ def test_the_names_of_the_earlier_services_work(tmp_path: Path) -> None:
     assert settings.config.server.tcp.port == 3999
 
 
+def test_the_address_of_an_embedding_service_selects_it_whatever_the_file_says() -> None:
+    settings = load("embedding: {provider: builtin}\n", EMBEDDING_SERVICE_URL="http://10.0.0.2:3003").config.embedding
+    assert (settings.provider, settings.url) == ("service", "http://10.0.0.2:3003")
+    assert settings.model_name == "nomic-embed-text"
+    load(EMBEDDING_SERVICE_URL="http://a", NEXUSD_EMBEDDING__PROVIDER="service", NEXUSD_EMBEDDING__URL="http://a")
+    [problem] = problems(EMBEDDING_SERVICE_URL="http://a", NEXUSD_EMBEDDING__PROVIDER="ollama")
+    assert problem == (
+        "environment NEXUSD_EMBEDDING__PROVIDER: embedding.provider: EMBEDDING_SERVICE_URL sets it to something else"
+    )
+    assert load(EMBEDDING_SERVICE_URL="").config.embedding.provider == "builtin"
+
+
+def test_the_key_of_an_embedding_service_is_in_no_text_of_the_settings() -> None:
+    settings = load(NEXUSD_EMBEDDING__API_KEY="sk-secret", NEXUSD_EMBEDDING__PROVIDER="openai")
+    assert settings.config.embedding.api_key == "sk-secret"
+    for text in (repr(settings), str(settings.config), describe_settings(settings)):
+        assert "sk-secret" not in text
+
+
 @pytest.mark.parametrize("name", REFUSED_VARIABLES)
 def test_a_variable_that_selects_a_backend_which_is_not_there_is_refused_not_ignored(name: str) -> None:
     assert problems(**{name: "http://10.0.0.2:6333"})[0].startswith(f"environment {name}: ")

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[2] / "nexusd"
 FOUNDATION = {"model", "errors", "clock", "config", "child", "child_channel"}
 MAY_IMPORT: dict[str, set[str]] = {
     # downwards, from the two doors
-    "__main__": {"app", "config", "data_directory", "embedding.model_files", "errors"},
+    "__main__": {"app", "config", "data_directory", "embedding.http_settings", "embedding.model_files", "errors"},
     "app": {"*"},
     "status": {"*"},  # asks every part for its figures; only app gives it to anybody
     "metrics": {"*"},  # the same
@@ -53,6 +53,7 @@ ONLY_IN: dict[str, set[str]] = {
     "apsw": {"store", "api", "sync"},       # api and sync name the connection in functions for the store
     "jsonrpcserver": {"wire"},
     "h11": {"wire"},
+    "httpx": {"embedding"},               # imported where it is wanted alone: see embedding.providers
     "typer": {"cli"},
     "rich": {"cli"},
     "sdnotify": {"lifecycle"},
@@ -182,7 +183,7 @@ def test_child_processes_reach_neither_the_store_nor_the_wire(module: str) -> No
 
 
 def test_the_daemon_as_imported_holds_no_heavy_package() -> None:
-    heavy = sorted(HEAVY | {"sqlite3", "typer"})
+    heavy = sorted(HEAVY | {"sqlite3", "typer", "httpx"})
     program = f"import sys, nexusd.app; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
