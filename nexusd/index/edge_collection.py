@@ -26,7 +26,7 @@ import msgspec
 import qdrant_edge as edge
 
 from nexusd.index.durable import sync_directory, sync_tree, write_durably
-from nexusd.index.edge_payload import VERSION, edge_filter, needs_scan
+from nexusd.index.edge_payload import edge_filter, needs_scan
 from nexusd.index.edge_shard import (
     MIN_FREE_BYTES,
     BrokenShardError,
@@ -38,6 +38,7 @@ from nexusd.index.edge_shard import (
     reason_to_fail,
 )
 from nexusd.index.journal import Journal, replay
+from nexusd.index.stored_payload import VERSION
 
 MANIFEST = "manifest.json"
 FIRST_SHARD = "shard-1"

@@ -1,107 +1,23 @@
-"""How payloads are kept and filters asked in the engine. Runs in the index's child only.
+"""How filters are asked in the embedded engine. Runs in the index's child only.
 
-A point is found by equality through its terms: every (path, value) of the payload as a 63-bit hash, in one
-indexed list. So any entry of any metadata is as fast to filter by as a session's id; the engine's own way
-without an index reads every payload from disk, and with one a field each could not know metadata's keys.
-It also spares us the engine's view of JSON, where a condition cannot name a boolean and 1 is not 1.0.
-Two values of one hash would only let a candidate through that the rows refuse.
-
-Numbers are kept as they are too, for ranges; only that of createdAt is indexed. Nothing else is stored:
-nobody reads a payload back but for its version.
+Owns the engine's indexes over what `nexusd.index.stored_payload` keeps, and the translation of a filter.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections import deque
-from collections.abc import Iterator
-from hashlib import blake2b
 from typing import Any
 
 import qdrant_edge as edge
 
 from nexusd.index.filters import parsed
+from nexusd.index.stored_payload import CREATED_AT, INDEXED_RANGES, TERMS, one_bound_a_side, range_key, term
 
-VERSION, TERMS, NUMBERS = "version", "terms", "numbers"
 INDEXED = {
     # Only the kind of question that is asked: every index costs flush time. Mapped rather than built up in
     # memory: loading a shard holds everybody up, and this halves it.
     TERMS: edge.IntegerIndexParams(lookup=True, range=False, memory=edge.Memory.Cached),
-    f"{NUMBERS}.createdAt": edge.IntegerIndexParams(lookup=False, range=True, memory=edge.Memory.Cached),
+    CREATED_AT: edge.IntegerIndexParams(lookup=False, range=True, memory=edge.Memory.Cached),
 }
-MAX_TERMS = 1024  # a point, outermost entries first: one odd payload must not swell the index
-SMALLEST, LARGEST = -(2**63), 2**63 - 1  # whole numbers of the engine
-_QUOTE_STANDS_AS = "\x01"  # the engine's paths cannot name a key with a quote in it
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
-Path = tuple[str, ...]
-
-
-def stored_payload(payload: dict[str, Any], version: int) -> dict[str, Any]:
-    """What the engine keeps of a payload, and the row's version."""
-    terms = {term(path, value) for path, value in _entries(payload)}
-    return {VERSION: version, TERMS: list(terms), NUMBERS: _numbers(payload)}
-
-
-def _entries(payload: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Every scalar with its path, outermost first; a list's elements have the list's path."""
-    waiting: deque[tuple[Path, Any]] = deque([((), payload)])
-    found = 0
-    while waiting and found < MAX_TERMS:
-        path, value = waiting.popleft()
-        if isinstance(value, dict):
-            waiting.extend(((*path, key), entry) for key, entry in value.items())
-        elif isinstance(value, list):
-            waiting.extend((path, entry) for entry in value if not isinstance(entry, (dict, list)))
-        elif value is not None:
-            found += 1
-            yield path, value
-
-
-def term(path: Path, value: str | float) -> int:
-    """The hash by which this value at this path is found."""
-    if isinstance(value, bool):
-        said = f"b{value:d}"
-    elif isinstance(value, str):
-        said = f"s{value}"
-    elif isinstance(value, float) and value.is_integer():
-        said = f"n{int(value)}"  # JSON does not tell 1 from 1.0
-    else:
-        said = f"n{value!r}"
-    # keys are told apart by their length: any character may be in them
-    place = "".join(f"{len(key)}:{key}" for key in path)
-    digest = blake2b(f"{place}={said}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") & LARGEST
-
-
-def _numbers(payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload with its numbers alone."""
-    kept: dict[str, Any] = {}
-    for key, value in payload.items():
-        if isinstance(value, dict):
-            if inner := _numbers(value):
-                kept[_stored_key(key)] = inner
-        elif isinstance(value, list):
-            if numbers := [_number(entry) for entry in value if _is_number(entry)]:
-                kept[_stored_key(key)] = numbers
-        elif _is_number(value):
-            kept[_stored_key(key)] = _number(value)
-    return kept
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _number(value: float) -> float:
-    if isinstance(value, int):
-        return value if SMALLEST <= value <= LARGEST else float(value)
-    return int(value) if value.is_integer() and SMALLEST <= value <= LARGEST else value
-
-
-def _stored_key(key: str) -> str:
-    return key.replace('"', _QUOTE_STANDS_AS)
 
 
 def edge_filter(where: dict[str, Any]) -> edge.Filter:
@@ -123,7 +39,7 @@ def needs_scan(where: dict[str, Any]) -> bool:
     """Whether the filter asks for a range that no index covers: only a scan answers that in full."""
     conditions = [each for kind in ("must", "should", "must_not") for each in where[kind]]
     return any(
-        needs_scan(each) if "must" in each else "gt" in each and _range_key(parsed(each["key"])) not in INDEXED
+        needs_scan(each) if "must" in each else "gt" in each and range_key(parsed(each["key"])) not in INDEXED_RANGES
         for each in conditions
     )
 
@@ -139,26 +55,11 @@ def _condition(fields: dict[str, Any]) -> Any:
             return edge.HasIdCondition(set())  # one of none: nothing passes
         terms = [term(path, value) for value in fields["any_of"]]
         return edge.FieldCondition(key=TERMS, match=edge.MatchAny(any=terms))
-    return _range(_range_key(path), fields)
+    return _range(range_key(path), fields)
 
 
 def _range(key: str, bounds: dict[str, float | None]) -> Any:
-    """One bound a side, the tighter: of two, the engine's index sees one only."""
-    gt, gte, lt, lte = (bounds[name] for name in ("gt", "gte", "lt", "lte"))
-    if gt is not None and gte is not None:
-        gt, gte = (gt, None) if gt >= gte else (None, gte)
-    if lt is not None and lte is not None:
-        lt, lte = (lt, None) if lt <= lte else (None, lte)
-    lowest, highest = gte if gt is None else gt, lte if lt is None else lt
-    inclusive = gt is None and lt is None
-    if lowest is not None and highest is not None and (
-        lowest > highest or (lowest == highest and not inclusive)
-    ):
+    tightest = one_bound_a_side(*(bounds[name] for name in ("gt", "gte", "lt", "lte")))
+    if tightest is None:
         return edge.HasIdCondition(set())  # nothing lies in it
-    return edge.FieldCondition(key=key, range=edge.RangeFloat(gt=gt, gte=gte, lt=lt, lte=lte))
-
-
-def _range_key(path: Path) -> str:
-    """Where the numbers of a path lie, in the engine's syntax: unusual parts are quoted."""
-    parts = [NUMBERS, *(_stored_key(key) for key in path)]
-    return ".".join(part if _PLAIN_KEY.fullmatch(part) else f'"{part}"' for part in parts)
+    return edge.FieldCondition(key=key, range=edge.RangeFloat(**tightest))

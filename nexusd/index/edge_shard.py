@@ -14,7 +14,8 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from nexusd.index.edge_payload import INDEXED, stored_payload
+from nexusd.index.edge_payload import INDEXED
+from nexusd.index.stored_payload import stored_payload
 
 LOCK_WAIT_S = 5.0  # a predecessor that was killed may still be dying
 LOCK_RETRY_S = 0.02

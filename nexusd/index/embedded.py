@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,17 +21,16 @@ import structlog
 from nexusd.child import ChildDied, ChildProcess, ChildRefused, ChildUnavailable
 from nexusd.clock import Clock
 from nexusd.config import IndexConfig
-from nexusd.errors import BadContent, BadName, DimensionMismatch, IndexUnavailable
+from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
 from nexusd.index.filters import Filter
+from nexusd.index.identity import check_name, check_spec, checked_id
 from nexusd.index.index import CollectionSpec, Hit, IndexDied, IndexHealth, Point, PointVersion, Vector
+from nexusd.index.stored_payload import within_64_bits
 from nexusd.index.vectors import checked_vector
 
 SHARD_PROCESS = "nexusd.index.shard_process"
 WATCH_S = 15.0  # how long the child may keep quiet
 WATCH_AGAIN_S = 0.5  # after it could not be asked
-MAX_ID = 2**63 - 1  # the engine takes one bit more; SQLite's ids do not have it
-MIN_WHOLE, MAX_WHOLE = -(2**63), 2**64 - 1  # what the pipe's encoding takes
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # becomes a directory; a dot marks those set aside
 
 
 class EmbeddedIndex:
@@ -91,14 +89,8 @@ class EmbeddedIndex:
             DimensionMismatch: it exists with another dimension or distance.
             IndexUnavailable: not now.
         """
-        if not _NAME.fullmatch(spec.name):
-            raise BadName(f"not a name for a collection: {spec.name!r}")
-        known = self._specs.get(spec.name)
-        if known is not None and known != spec:
-            raise DimensionMismatch(
-                f"{spec.name} has {known.dimension} dimensions under {known.distance},"
-                f" not {spec.dimension} under {spec.distance}"
-            )
+        check_name(spec.name)
+        check_spec(self._specs.get(spec.name), spec)
         opened = await self._call("ensure", asdict(spec))
         self._specs[spec.name] = spec
         self._note_incarnation(spec.name, opened["incarnation"])
@@ -106,8 +98,7 @@ class EmbeddedIndex:
 
     async def drop(self, collection: str) -> None:
         """Remove the collection."""
-        if not _NAME.fullmatch(collection):
-            raise BadName(f"not a name for a collection: {collection!r}")
+        check_name(collection)
         spec = self._specs.pop(collection, None)  # first: a restart meanwhile must not make it again
         try:
             await self._call("drop", {"collection": collection})
@@ -121,7 +112,7 @@ class EmbeddedIndex:
         """Store points; returns when they are on disk."""
         spec = self._spec(collection)
         rows = [
-            (_checked_id(point.id), point.version, checked_vector(point.vector, spec), point.payload)
+            (checked_id(point.id), point.version, checked_vector(point.vector, spec), point.payload)
             for point in points
         ]
         if rows:
@@ -131,7 +122,7 @@ class EmbeddedIndex:
         """Remove points; returns when that is on disk."""
         self._spec(collection)
         if ids:
-            checked = [_checked_id(id_) for id_ in ids]
+            checked = [checked_id(id_) for id_ in ids]
             await self._call("delete", {"collection": collection, "ids": checked})
 
     async def search(self, collection: str, vector: Vector, limit: int, where: Filter | None) -> list[Hit]:
@@ -249,7 +240,7 @@ class EmbeddedIndex:
         try:
             return await self._child.call(op, asked, timeout_s=self._timeout_s)
         except OverflowError:  # a whole number past 64 bits: rare, so looked for only now
-            return await self._child.call(op, _within_64_bits(asked), timeout_s=self._timeout_s)
+            return await self._child.call(op, within_64_bits(asked), timeout_s=self._timeout_s)
         except ChildRefused as error:
             spec = self._specs.get(asked.get("collection", ""))
             if error.kind != "no_collection" or spec is None:
@@ -258,23 +249,3 @@ class EmbeddedIndex:
             opened = await self._child.call("ensure", asdict(spec), timeout_s=self._timeout_s)
             self._note_incarnation(spec.name, opened["incarnation"])
             return await self._child.call(op, asked, timeout_s=self._timeout_s)
-
-
-def _within_64_bits(value: Any) -> Any:
-    """The same with whole numbers that are too large as the nearest float, or null past those."""
-    if isinstance(value, int) and not MIN_WHOLE <= value <= MAX_WHOLE:
-        try:
-            return float(value)
-        except OverflowError:
-            return None
-    if isinstance(value, dict):
-        return {key: _within_64_bits(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_within_64_bits(entry) for entry in value]
-    return value
-
-
-def _checked_id(id_: int) -> int:
-    if not 0 <= id_ <= MAX_ID:
-        raise BadContent(f"not an id of a point: {id_}")
-    return id_

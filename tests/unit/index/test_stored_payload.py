@@ -7,8 +7,9 @@ import qdrant_edge as edge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.index.edge_payload import MAX_TERMS, TERMS, needs_scan, stored_payload, term
+from nexusd.index.edge_payload import needs_scan
 from nexusd.index.filters import Filter, Match, Range, parsed, path
+from nexusd.index.stored_payload import MAX_TERMS, TERMS, stored_payload, term
 
 SCALARS = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
 
