@@ -48,6 +48,8 @@ from nexusd.embedding.providers import make_embedder
 from nexusd.errors import RpcError, StoreUnavailableError
 from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
+from nexusd.index.index import Index
+from nexusd.index.server import ServerIndex
 from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, stop_on_signals
 from nexusd.log import configure, log_stray_errors
 from nexusd.metrics import Metrics
@@ -92,10 +94,7 @@ class App:
         self._store = Database(
             settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self._store_failed
         )
-        self._index = EmbeddedIndex(
-            settings.data_directory / "index", config.index, clock, on_up=self._index_came_up,
-            on_running=lambda up: self._tell_state("index", up=up),
-        )
+        self._index = self._make_index()
         self._embedder = make_embedder(config.embedding, clock, on_answering=self._embedder_answers)
         self._collections = Collections(self._store, self._index, self._embedder.fingerprint)
         self._worker = OutboxWorker(
@@ -131,6 +130,19 @@ class App:
             cache=self._cache.stats,
         )
         self._register_methods()
+
+    def _make_index(self) -> Index:
+        """The index that is configured."""
+        config = self._settings.config.index
+
+        def tell(up: bool) -> None:  # noqa: FBT001  the index calls it with nothing else
+            self._tell_state("index", up=up)
+
+        if config.backend == "server":
+            return ServerIndex(config, self._clock, on_up=self._index_came_up, on_running=tell)
+        return EmbeddedIndex(
+            self._settings.data_directory / "index", config, self._clock, on_up=self._index_came_up, on_running=tell
+        )
 
     def _register_methods(self) -> None:
         search = MemorySearch(

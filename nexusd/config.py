@@ -4,9 +4,10 @@ Owns every setting, its default, its limits, and the precedence: command line, e
 default. The only reader of the environment. A wrong key or value names itself, its line and what was
 expected, and all of them are named at once. Knows nothing of what a setting does.
 
-The environment: SQLITE_PATH, PORT, EMBEDDING_SERVICE_URL, and NEXUSD_SECTION__KEY for every key
-(server.tcp.port is NEXUSD_SERVER__TCP__PORT). An empty variable counts as not set; `null` unsets what the file sets.
-A relative path starts at the file's own directory when it stands in the file, else at the working directory.
+The environment: SQLITE_PATH, PORT, QDRANT_URL and EMBEDDING_SERVICE_URL (which also select what they name), and
+NEXUSD_SECTION__KEY for every key (server.tcp.port is NEXUSD_SERVER__TCP__PORT). An empty variable counts as not set;
+`null` unsets what the file sets. A relative path starts at the file's own directory when it stands in the file, else at
+the working directory.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from __future__ import annotations
 import grp
 import ipaddress
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -28,16 +31,18 @@ CONFIG_FILE_NAME = "config.yaml"
 DATABASE_FILE_NAME = "nexus.db"
 SOCKET_FILE_NAME = "nexusd.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
-# Names that the two services before this one were configured by. One of them chooses a backend that this
-# version does not have: to take it and do something else would be a lie.
+# Names that the two services before this one were configured by.
 SPECIFIED_VARIABLES = {
     "SQLITE_PATH": "storage.database",
     "PORT": "server.tcp.port",
+    "QDRANT_URL": "index.url",
     "EMBEDDING_SERVICE_URL": "embedding.url",
 }
 # To name the address is to choose it.
-CHOOSING_VARIABLES = {"EMBEDDING_SERVICE_URL": ("embedding.provider", "service")}
-REFUSED_VARIABLES = {"QDRANT_URL": "a Qdrant server is not supported yet; the index is embedded"}
+CHOOSING_VARIABLES = {
+    "QDRANT_URL": ("index.backend", "server"),
+    "EMBEDDING_SERVICE_URL": ("embedding.provider", "service"),
+}
 # The model of each provider where `embedding.model` says nothing.
 DEFAULT_MODELS = {
     "builtin": "all-MiniLM-L6-v2",
@@ -46,7 +51,8 @@ DEFAULT_MODELS = {
     "openai": "text-embedding-3-small",
 }
 # A relative path in these starts at the file that names it.
-PATH_KEYS = frozenset({"storage.database", "server.socket.path", "files.directory"})
+PATH_KEYS = frozenset({"storage.database", "server.socket.path", "files.directory", "index.tls.caFile"})
+DEFAULT_INDEX_URL = "http://localhost:6333"  # the older service's own default
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86400)]  # a year: what is longer was meant in milliseconds
@@ -120,12 +126,38 @@ class StorageConfig(Section, frozen=True, kw_only=True):
     read_timeout_s: Seconds = 10.0
 
 
-class IndexConfig(Section, frozen=True, kw_only=True):
-    """The vector index."""
+class IndexTlsConfig(Section, frozen=True, kw_only=True):
+    """How a server at an https address is checked. `ca_file` null: the certificates that the system trusts."""
 
-    backend: Literal["embedded"] = "embedded"
+    ca_file: str | None = None
+    verify: bool = True
+
+
+class IndexConfig(Section, frozen=True, kw_only=True):
+    """The vector index. Everything from `url` on is for the backend `server` alone.
+
+    The three numbers of sharding hold for collections that are made from then on; null leaves them to the server.
+    """
+
+    backend: Literal["embedded", "server"] = "embedded"
     rebuild_after: Annotated[int, Meta(ge=100, le=2**31)] = 10_000
     call_timeout_s: Seconds = 30.0
+    url: str | None = None
+    api_key: str | None = None
+    tls: IndexTlsConfig = IndexTlsConfig()
+    connect_timeout_s: Seconds = 3.0
+    search_timeout_s: Seconds = 5.0
+    check_interval_s: Annotated[float, Meta(ge=0.1, le=60)] = 3.0
+    collection_prefix: Annotated[
+        str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?\Z", extra={"expected": "up to 64 of A-Z a-z 0-9 _ -"})
+    ] = "nexusd-"
+    shard_number: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    replication_factor: Annotated[int, Meta(ge=1, le=64)] | None = None
+    write_consistency_factor: Annotated[int, Meta(ge=1, le=64)] | None = None
+
+    def __repr__(self) -> str:
+        """Without the key: settings are printed where something went wrong."""
+        return f"IndexConfig(backend={self.backend!r}, url={self.url!r})"
 
 
 class EmbeddingConfig(Section, frozen=True, kw_only=True):
@@ -243,9 +275,6 @@ def load_settings(
     if config_path is not None:
         reading.take_file(config_path)
     reading.take_environment(environ)
-    for name, reason in REFUSED_VARIABLES.items():
-        if environ.get(name):
-            reading.problems.append(f"environment {name}: {reason}; unset it")
     values: Config = reading.build(Config)
     data_directory = _absolute(data or _first_path(environ, "STATE_DIRECTORY") or Path("data"))
     runtime_directory = _first_path(environ, "RUNTIME_DIRECTORY") or data_directory
@@ -307,12 +336,35 @@ def _hold_rules(settings: Settings, reading: Reading) -> None:
             f"{settings.socket_path} has {length} bytes, the system takes {MAX_SOCKET_PATH_BYTES}; "
             "set a shorter one",
         )
+    for name, complaint in _wrong_index(settings.config.index):
+        reading.blame(name, complaint)
     group = settings.config.server.socket.group
     if group is not None and not _group_exists(group):
         reading.blame("server.socket.group", f"found {describe_found(group)}, expected a group of this system")
     database = settings.config.storage.database
     if database is not None and (Path(database).name == ":memory:" or "file:" in Path(database).parts):
         reading.blame("storage.database", "expected the path of a file: what is in memory does not last")
+
+
+def _wrong_index(index: IndexConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong with how the index's server is reached. Neither address nor key is shown: both may be secret."""
+    if index.backend != "server":
+        if index.url is not None:
+            yield "index.url", f"names a server, but index.backend is {index.backend}; set index.backend: server"
+        return
+    try:
+        url = urlsplit(index.url or DEFAULT_INDEX_URL)
+        well_formed = url.scheme in {"http", "https"} and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:  # a port that is no number, brackets that do not close
+        well_formed = False
+    if not well_formed or url.query or url.fragment:
+        yield "index.url", f"expected an address such as {DEFAULT_INDEX_URL}"
+    elif "@" in url.netloc:
+        yield "index.url", "holds a user or a password; a Qdrant server takes a key: set index.apiKey"
+    if index.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", index.api_key):
+        yield "index.apiKey", "expected printable ASCII characters without blanks, as HTTP headers take them"
+    if index.tls.ca_file is not None and not Path(index.tls.ca_file).is_file():
+        yield "index.tls.caFile", f"{index.tls.ca_file} is no file"
 
 
 def _config_path(asked_for: Path | None, environ: Mapping[str, str]) -> Path | None:

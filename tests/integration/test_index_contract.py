@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.qdrant_server import FakeQdrant
+from harness.server_index import REAL_SERVER, InMemoryClient, in_memory_index, own_prefix, real_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from nexusd.errors import BadContent, BadName, DimensionMismatch, IndexUnavailab
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.filters import Filter, HasId, Match, Range, path
 from nexusd.index.index import CollectionSpec, Index, Point, PointVersion
+from nexusd.index.server import ServerIndex
 
 pytestmark = pytest.mark.anyio
 
@@ -35,9 +38,24 @@ def embedded(directory: Path) -> Index:
     return EmbeddedIndex(directory, IndexConfig(), SystemClock())
 
 
-@pytest.fixture(params=[embedded])
-def factory(request: pytest.FixtureRequest) -> Factory:
-    return request.param
+@pytest.fixture(params=["embedded", "server_in_memory", "server_over_http", "server"])
+async def factory(request: pytest.FixtureRequest) -> AsyncIterator[Factory]:
+    """Makes an index; called again, one that finds what the one before has stored."""
+    if request.param == "embedded":
+        yield embedded
+    elif request.param == "server_in_memory":
+        client = InMemoryClient()
+        yield lambda _: in_memory_index(client)
+    elif request.param == "server_over_http":
+        fake = FakeQdrant()
+        await fake.start()
+        yield lambda _: ServerIndex(IndexConfig(backend="server", url=fake.url), SystemClock())
+        await fake.stop()
+    elif REAL_SERVER in os.environ:
+        async with own_prefix() as prefix:
+            yield lambda _: ServerIndex(real_config(prefix), SystemClock())
+    else:
+        pytest.skip(f"{REAL_SERVER} names no server")
 
 
 @asynccontextmanager
@@ -275,6 +293,10 @@ async def test_after_close_every_call_is_refused_at_once(factory: Factory, tmp_p
 
 
 async def test_health_names_the_processes_and_their_memory(index: Index) -> None:
+    if isinstance(index, ServerIndex):
+        assert index.health().available
+        assert (index.health().process_ids, index.health().restarts, index.health().resident_bytes) == ((), 0, 0)
+        return  # a server's processes are its own
     async with asyncio.timeout(20):
         while not index.health().resident_bytes:
             await asyncio.sleep(0.01)

