@@ -251,6 +251,8 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
         ) from error
     except ResponseHandlingException as error:
         raise _unreachable(error.source) from error
+    except (ValueError, AssertionError) as error:  # what the library raises over a body that is no JSON, or lacks
+        raise _unreachable(error) from error
 
 
 def _refusal(status: int, said: str) -> IndexUnavailable | BadContent:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -41,6 +42,7 @@ class FakeQdrant:
         self.cut: set[str] = set()  # operations whose answer ends in the middle
         self.seen: list[str] = []  # operations asked for, in order
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
         self._local = AsyncQdrantLocal(":memory:")
         self._indexes: dict[str, set[str]] = {}
         self._held: list[tuple[str, str, Any]] = []
@@ -50,11 +52,11 @@ class FakeQdrant:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
         """Listen: at first at any port, then at the same again."""
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -78,16 +80,23 @@ class FakeQdrant:
             found[name] = sorted(id_ for id_, at in collection.ids.items() if not collection.deleted[at])
         return found
 
-    def payload(self, name: str, id_: int) -> dict[str, Any]:
-        """What is stored of a point."""
-        collection = self._local.collections[name]
-        return dict(collection.payload[collection.ids[id_]])
-
     async def remake(self, name: str, *, dimension: int) -> None:
         """Replace a collection by one of another dimension, as somebody else might."""
         await self._local.delete_collection(name)
         vectors = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
         await self._local.create_collection(name, vectors_config=vectors)
+
+    def mark(self, name: str) -> dict[str, Any]:
+        """The metadata of a collection."""
+        return dict(self._local.collections[name].config.metadata or {})
+
+    def put_back(self, name: str, metadata: dict[str, Any]) -> None:
+        """What a snapshot brings back of a collection: here its metadata alone."""
+        self._local.collections[name].config.metadata = metadata
+
+    def indexes(self, name: str) -> set[str]:
+        """The payload indexes of a collection."""
+        return self._indexes.setdefault(name, set())
 
     async def carry_out_late(self) -> int:
         """Carry out what was held back by `late`; how many operations that were."""
