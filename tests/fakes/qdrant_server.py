@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Any
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from qdrant_client import models
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 
+Answer = TypeVar("Answer")
 Handler = Callable[["FakeQdrant", str, Any], Awaitable[Any]]
 
 
@@ -251,3 +253,22 @@ def _operation(method: str, path: str) -> tuple[str, str]:
         return "greet", ""
     assert parts[0] == "collections", f"nexusd asks for nothing else: {method} {path}"
     return ROUTES[method, "/".join(parts[2:])], unquote(parts[1])
+
+
+class InThread:
+    """A loop of its own in a thread, for a server beside a test that blocks."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Do this there, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
