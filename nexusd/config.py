@@ -298,7 +298,7 @@ def load_settings(
 
 def describe_settings(settings: Settings) -> str:
     """What `nexusd --check` prints: that all is well, and where things are."""
-    tcp = settings.config.server.tcp
+    tcp, index = settings.config.server.tcp, settings.config.index
     host = f"[{tcp.host}]" if ":" in tcp.host else tcp.host
     lines = {
         "config": settings.config_path or "none; the defaults hold",
@@ -307,6 +307,8 @@ def describe_settings(settings: Settings) -> str:
         "socket": settings.socket_path,
         "tcp": f"{host}:{tcp.port}" if tcp.enabled else "off",
     }
+    if index.backend == "server":
+        lines["index"] = index.url or DEFAULT_INDEX_URL
     return "\n".join(["configuration ok", *(f"  {name:<9} {value}" for name, value in lines.items())])
 
 

@@ -207,9 +207,8 @@ class ServerIndex:
                     raise IndexUnavailable(self._detail)
                 return await call(self._calls)
         except TimeoutError:
-            late = Unreachable(f"no answer within {timeout_s:g} s")
-            self._lost(late)
-            raise late from None
+            self._look_now.set()  # a look tells a server that is gone from a question that took long
+            raise IndexUnavailable(f"no answer within {timeout_s:g} s") from None
         except Unreachable as error:
             self._lost(error)
             raise
@@ -285,8 +284,9 @@ class ServerIndex:
                 self._calls = await asyncio.to_thread(self._connect, self._config)
             async with asyncio.timeout(self._config.connect_timeout_s):
                 version = await self._calls.greet()
-            if not self._up:
-                self._log.info("index server answers", version=version)
+                if not self._up:
+                    await self._calls.check_key()
+                    self._log.info("index server answers", version=version)
             before = self.health().incarnations
             async with asyncio.timeout(self._config.call_timeout_s):
                 for spec in list(self._specs.values()):

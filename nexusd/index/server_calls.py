@@ -106,6 +106,10 @@ class ServerCalls:
             raise Unreachable(f"Qdrant {_short(seen.version)} is too old; {oldest} or newer is needed")
         return seen.version
 
+    async def check_key(self) -> None:
+        """Raises Unreachable if the server does not take the key; it greets anybody."""
+        await _asked(self._client.get_collections())
+
     async def look(self, name: str) -> Found | None:
         """The collection as it is; None: there is none."""
         try:
@@ -258,8 +262,10 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
 def _refusal(status: int, said: str) -> IndexUnavailable | BadContent:
     """What an answer that is no success means."""
     meaning: IndexUnavailable | BadContent = IndexUnavailable(f"the server answers {status}: {said}")
-    if status in {401, 403}:
-        meaning = Unreachable(f"the server refuses the key ({status}); see index.apiKey")
+    if status == 401:
+        meaning = Unreachable("the server refuses the key (401); see index.apiKey")
+    elif status == 403:
+        meaning = IndexUnavailable("the key may not do this on the server (403); it must be one that may write")
     elif status == 404:
         meaning = CollectionLost(f"the server does not have it: {said}")
     elif status == 507 or _DISK_FULL.search(said):

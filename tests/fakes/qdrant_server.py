@@ -167,6 +167,9 @@ class FakeQdrant:
             raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
         return name
 
+    async def _list(self, _name: str, _body: Any) -> Any:
+        return await self._local.get_collections()
+
     async def _read(self, name: str, _body: Any) -> Any:
         info = (await self._local.get_collection(self._known(name))).model_dump(mode="json", exclude_none=True)
         schema = {key: {"data_type": "integer", "points": 0} for key in self._indexes.get(name, ())}
@@ -222,6 +225,7 @@ class FakeQdrant:
 
 COMPLETED = {"operation_id": 0, "status": "completed"}
 HANDLERS: dict[str, Handler] = {
+    "list": FakeQdrant._list,
     "read": FakeQdrant._read,
     "create": FakeQdrant._create,
     "change": FakeQdrant._change,
@@ -251,6 +255,8 @@ def _operation(method: str, path: str) -> tuple[str, str]:
     parts = path.strip("/").split("/")
     if parts == [""]:
         return "greet", ""
+    if (method, parts) == ("GET", ["collections"]):
+        return "list", ""
     assert parts[0] == "collections", f"nexusd asks for nothing else: {method} {path}"
     return ROUTES[method, "/".join(parts[2:])], unquote(parts[1])
 

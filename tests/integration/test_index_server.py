@@ -142,6 +142,29 @@ async def test_a_server_that_stalls_is_given_up_after_the_deadline_and_found_aga
         assert index.health().incarnations[SPEC.name] == incarnation
 
 
+async def test_one_slow_search_is_no_outage(fake: FakeQdrant) -> None:
+    told: list[bool] = []
+    async with opened(fake.url, search_timeout_s=SHORT_S, on_running=told.append) as index:
+        fake.stalled = {"query"}
+        with pytest.raises(IndexUnavailable, match="no answer within"):
+            await index.search(SPEC.name, vector(1), 5, None)
+        looks = fake.seen.count("greet")
+        await until(lambda: fake.seen.count("greet") > looks + 1)
+        assert await index.count(SPEC.name) == 0
+        assert told == [True]
+
+
+async def test_a_server_that_answers_small_questions_alone_is_asked_ever_more_rarely(fake: FakeQdrant) -> None:
+    async with opened(fake.url) as index:
+        fake.cut = {"upsert"}
+        began = asyncio.get_running_loop().time()
+        for _ in range(4):
+            await until(lambda: index.health().available)
+            with pytest.raises(IndexUnavailable):
+                await index.upsert(SPEC.name, [point(1)])
+        assert asyncio.get_running_loop().time() - began > 0.2 + 0.4 + 0.8
+
+
 async def test_a_stall_is_noticed_while_nobody_asks(fake: FakeQdrant) -> None:
     async with opened(fake.url, connect_timeout_s=SHORT_S) as index:
         fake.stalled = {"greet"}
@@ -187,6 +210,7 @@ async def test_answers_that_do_not_arrive_whole_are_no_answers(fake: FakeQdrant,
         (507, "", "disk is full"),
         (429, "rate limit", "429"),
         (500, "panicked", "500: panicked"),
+        (403, "Forbidden: read-only", "may not do this"),
         (400, "Format error in JSON body: unknown variant", "400"),
     ],
 )
@@ -242,6 +266,7 @@ async def test_a_wrong_key_is_said_and_never_shown(
             await index.ensure(SPEC)
         assert "refuses the key" in index.health().detail
         assert "sesame-open" not in index.health().detail
+        assert not index.health().available
     async with opened(fake.url, api_key="right") as index:
         assert index.health().available
     output = capsys.readouterr()

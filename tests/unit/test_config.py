@@ -133,6 +133,7 @@ def test_qdrant_url_selects_the_server_whatever_the_file_says() -> None:
     index = load("index: {backend: embedded}", QDRANT_URL="http://localhost:6333").config.index
     assert (index.backend, index.url) == ("server", "http://localhost:6333")
     assert load(QDRANT_URL="").config.index == IndexConfig()
+    assert "index     http://localhost:6333" in describe_settings(load(NEXUSD_INDEX__BACKEND="server"))
 
 
 def test_an_address_beside_the_embedded_index_is_refused_not_ignored() -> None:
