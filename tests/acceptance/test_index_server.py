@@ -131,6 +131,27 @@ def test_a_wiped_server_is_noticed_and_filled_again_from_stored_vectors(server: 
         assert [hit["id"] for hit in found["items"]] == [ids[1]]
 
 
+def test_switching_between_the_backends_fills_the_other_one_from_stored_vectors(
+    server: Server, daemon: Daemon, tmp_path: Path
+) -> None:
+    with Daemon(tmp_path / "data").start() as before, Client(before.socket_path) as client:
+        ids = fill(client)
+        assert client.call("outbox.wait", timeoutMs=60_000)["done"]
+    with daemon.start(), Client(daemon.socket_path) as client:
+        deadline = time.monotonic() + 60
+        while server.episodes() != ids:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "model_process" not in daemon.children()  # it starts when a text is to be embedded
+        until(client, "ok")
+        client.call("episodes.delete", id=ids[2])
+        assert client.call("outbox.wait", timeoutMs=60_000)["done"]
+    with Daemon(tmp_path / "data").start() as after, Client(after.socket_path) as client:
+        until(client, "ok")
+        assert client.call("outbox.wait", timeoutMs=60_000)["done"]
+        assert client.call("system.status")["index"]["points"]["episodes"] == 2
+
+
 def test_a_deleted_exchange_leaves_the_server_too(server: Server, daemon: Daemon) -> None:
     with daemon.start(), Client(daemon.socket_path) as client:
         ids = fill(client)
