@@ -135,7 +135,7 @@ async def whole_daemon(
     settings = load_settings(config=config, data=data, environ=SETTINGS)
     embedder.queries = QueryCache(0, embedder.embed_query)  # for the figures alone
     with contextlib.ExitStack() as replaced:
-        replaced.enter_context(mock.patch("nexusd.app.BuiltinEmbedder", return_value=embedder))
+        replaced.enter_context(mock.patch("nexusd.app.make_embedder", return_value=embedder))
         replaced.enter_context(mock.patch("nexusd.app.SystemClock", return_value=clock or SystemClock()))
         if index is not None:
             replaced.enter_context(mock.patch("nexusd.app.EmbeddedIndex", return_value=index))
