@@ -45,6 +45,7 @@ from nexusd.clock import SystemClock
 from nexusd.config import Settings
 from nexusd.data_directory import make_data_directory
 from nexusd.embedding.providers import make_embedder
+from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.errors import RpcError, StoreUnavailableError
 from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
@@ -96,9 +97,11 @@ class App:
         )
         self._index = self._make_index()
         self._embedder = make_embedder(config.embedding, clock, on_answering=self._embedder_answers)
-        self._collections = Collections(self._store, self._index, self._embedder.fingerprint)
+        model = KeyedModel(self._embedder.fingerprint.short, self._embedder)
+        self._serving = Serving(model)
+        self._collections = Collections(self._store, self._index, model)
         self._worker = OutboxWorker(
-            self._store, self._index, self._embedder, self._collections, config.outbox, clock,
+            self._store, self._index, model, self._collections, config.outbox, clock,
             random.Random(),  # noqa: S311 - spreads retries, guards nothing
             self._hub.publish,
         )
@@ -118,16 +121,15 @@ class App:
         )
         self._server = Server(self._dispatcher, config.server, settings.socket_path, http)
         self._report = StatusReport(
-            settings=settings, store=self._store, index=self._index, embedder=self._embedder,
+            settings=settings, store=self._store, index=self._index, serving=self._serving,
             collections=self._collections, worker=self._worker, dispatcher=self._dispatcher,
             server=self._server, supervisor=self._supervisor, clock=clock,
             files=self._files, cache=self._cache,
         )
         self._metrics = Metrics(
             report=self._report, dispatcher=self._dispatcher, server=self._server, store=self._store,
-            worker=self._worker, collections=self._collections.logical, index=self._index, embedder=self._embedder,
-            hub=self._hub, supervisor=self._supervisor, clock=clock, query_cache=self._embedder.queries,
-            cache=self._cache.stats,
+            worker=self._worker, collections=self._collections.logical, index=self._index, serving=self._serving,
+            hub=self._hub, supervisor=self._supervisor, clock=clock, cache=self._cache.stats,
         )
         self._register_methods()
 
@@ -146,12 +148,12 @@ class App:
 
     def _register_methods(self) -> None:
         search = MemorySearch(
-            self._store, self._index, self._embedder, self._collections.physical, self._clock,
+            self._store, self._index, self._serving, self._clock,
             complete=lambda: self._worker.complete,
         )
         context = ContextBuilder(self._store, search)
         similar = SimilaritySearch(
-            self._store, self._index, self._embedder, self._collections.physical,
+            self._store, self._index, self._serving,
             payloads=current_payloads, complete=lambda: self._worker.complete,
         )
         for api in (
@@ -173,9 +175,9 @@ class App:
             PresetsApi(self._files.presets),
             ToolsApi(self._files.tools),
             McpServersApi(self._files.mcp_servers),
-            SemanticApi(self._store, self._worker, similar, self._embedder.fingerprint.short, self._clock),
+            SemanticApi(self._store, self._worker, similar, self._clock),
             VectorsApi(self._store, self._worker, similar, self._clock),
-            ImportsApi(self._store, self._embedder.fingerprint.dimension),
+            ImportsApi(self._store, lambda: similar.dimension),
             EventsApi(self._hub),
             OutboxApi(self._store, self._worker, self._collections.logical, self._clock),
         ):

@@ -29,8 +29,8 @@ from prometheus_client.registry import Collector
 
 from nexusd import __version__
 from nexusd.clock import Clock
-from nexusd.embedding.embedder import Embedder, EmbedderHealth
-from nexusd.embedding.query_cache import QueryCache
+from nexusd.embedding.embedder import EmbedderHealth
+from nexusd.embedding.serving import Serving
 from nexusd.index.index import Index, IndexHealth
 from nexusd.lifecycle import Supervisor
 from nexusd.model.cache import CacheStats
@@ -82,7 +82,7 @@ class _Picture:
     index: IndexHealth
     points: Mapping[str, int] | None
     embedder: EmbedderHealth
-    query_cache: tuple[int, int, int] | None
+    query_cache: tuple[int, int, int]
     cache: CacheStats | None
     events: EventStats
     restarts: Mapping[str, int]
@@ -102,11 +102,10 @@ class Metrics:
         worker: OutboxWorker,
         collections: Sequence[str],
         index: Index,
-        embedder: Embedder,
+        serving: Serving,
         hub: EventHub,
         supervisor: Supervisor,
         clock: Clock,
-        query_cache: QueryCache | None = None,
         cache: Callable[[], CacheStats] | None = None,
     ) -> None:
         """`collections` are the logical ones; a part that is not there has no figures."""
@@ -117,11 +116,10 @@ class Metrics:
         self._worker = worker
         self._collections = collections
         self._index = index
-        self._embedder = embedder
+        self._serving = serving
         self._hub = hub
         self._supervisor = supervisor
         self._clock = clock
-        self._query_cache = query_cache
         self._cache = cache
         self._began_s = clock.monotonic_s()
 
@@ -136,7 +134,7 @@ class Metrics:
         return await asyncio.to_thread(_text, picture), CONTENT_TYPE_PLAIN_0_0_4
 
     def _picture(self, outbox: Mapping[str, OutboxCounts], points: Mapping[str, int] | None) -> _Picture:
-        queries = self._query_cache
+        queries = self._serving.model.embedder.queries
         return _Picture(
             now_ms=self._clock.now_ms(),
             uptime_s=self._clock.monotonic_s() - self._began_s,
@@ -157,8 +155,8 @@ class Metrics:
             },
             index=self._index.health(),
             points=points,
-            embedder=self._embedder.health(),
-            query_cache=None if queries is None else (len(queries), queries.hits, queries.misses),
+            embedder=self._serving.model.embedder.health(),
+            query_cache=(len(queries), queries.hits, queries.misses),
             cache=None if self._cache is None else self._cache(),
             events=self._hub.stats(),
             restarts={task.name: task.restarts for task in self._supervisor.states()},
@@ -272,11 +270,10 @@ def _index(now: _Picture) -> Families:
 def _embedder(now: _Picture) -> Families:
     yield _states("nexusd_embedder_state", "How the embedding model is.", EMBEDDER_STATES, now.embedder.state)
     yield _counter("nexusd_embedder_restarts", "Times that the model was started again.", now.embedder.restarts)
-    if now.query_cache is not None:
-        entries, hits, misses = now.query_cache
-        yield _gauge("nexusd_query_cache_entries", "Vectors of recent queries that are kept.", entries)
-        yield _counter("nexusd_query_cache_hits", "Queries whose vector was there or under way.", hits)
-        yield _counter("nexusd_query_cache_misses", "Queries that had to be embedded.", misses)
+    entries, hits, misses = now.query_cache
+    yield _gauge("nexusd_query_cache_entries", "Vectors of recent queries that are kept.", entries)
+    yield _counter("nexusd_query_cache_hits", "Queries whose vector was there or under way.", hits)
+    yield _counter("nexusd_query_cache_misses", "Queries that had to be embedded.", misses)
 
 
 def _cache(now: _Picture) -> Families:

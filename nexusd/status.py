@@ -13,7 +13,7 @@ from nexusd import __version__
 from nexusd.cache import Cache
 from nexusd.clock import Clock
 from nexusd.config import Settings
-from nexusd.embedding.embedder import Embedder
+from nexusd.embedding.serving import Serving
 from nexusd.errors import IndexUnavailable, InternalError
 from nexusd.files.storage import FileStorage
 from nexusd.index.index import Index
@@ -53,7 +53,7 @@ class StatusReport:
         settings: Settings,
         store: Database,
         index: Index,
-        embedder: Embedder,
+        serving: Serving,
         collections: Collections,
         worker: OutboxWorker,
         dispatcher: Dispatcher,
@@ -66,7 +66,7 @@ class StatusReport:
         self._settings = settings
         self._store = store
         self._index = index
-        self._embedder = embedder
+        self._serving = serving
         self._collections = collections
         self._worker = worker
         self._dispatcher = dispatcher
@@ -89,7 +89,7 @@ class StatusReport:
         index = self._index.health()
         if not index.available:
             reasons.append(f"index: {index.detail}")
-        embedder = self._embedder.health()
+        embedder = self._serving.model.embedder.health()
         if embedder.state == "unavailable":
             reasons.append(f"embedder: {embedder.detail}")
         if index.available and not self._worker.complete:
@@ -117,8 +117,8 @@ class StatusReport:
 
     async def status(self) -> SystemStatus:
         """Every part in figures."""
-        index, embedder, store = self._index.health(), self._embedder.health(), self._store.stats()
-        fingerprint = self._embedder.fingerprint
+        index, embedder, store = self._index.health(), self._serving.model.embedder.health(), self._store.stats()
+        fingerprint = self._serving.model.embedder.fingerprint
         return SystemStatus(
             version=__version__,
             state="ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state,
@@ -189,7 +189,7 @@ class StatusReport:
         return [
             ("daemon", os.getpid()),
             *zip(("index", "index_rebuild"), self._index.health().process_ids, strict=False),
-            *zip(("embedder",), self._embedder.health().process_ids, strict=False),
+            *zip(("embedder",), self._serving.model.embedder.health().process_ids, strict=False),
         ]
 
     async def points(self) -> dict[str, int] | None:

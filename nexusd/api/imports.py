@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import apsw
 import msgspec
 
@@ -21,7 +23,7 @@ from nexusd.wire.replies import error_object
 class ImportsApi:
     """The methods on imports."""
 
-    def __init__(self, store: Database, dimension: int) -> None:
+    def __init__(self, store: Database, dimension: Callable[[], int]) -> None:
         """`dimension` is that of the embedding model, which a caller's own vectors must have."""
         self._store = store
         self._dimension = dimension
@@ -39,7 +41,7 @@ class ImportsApi:
         """The row, or what is wrong with its own vector: one that the index refuses would be a dead letter."""
         if isinstance(row, ImportVector) and row.embedding is not None:
             try:
-                packed(row.embedding, self._dimension, f"items[{place}].embedding")
+                packed(row.embedding, self._dimension(), f"items[{place}].embedding")
             except RpcError as error:
                 return ItemError(error_object(error, call.request_id))
         return row

@@ -36,15 +36,14 @@ from nexusd.wire.methods import Call, Method
 
 
 class SemanticApi:
-    """The methods on points. `model` is the short name of the embedding's fingerprint."""
+    """The methods on points. A caller's own vector belongs to the model that serves when it is given."""
 
     def __init__(
-        self, store: Database, worker: OutboxWorker, similar: SimilaritySearch, model: str, clock: Clock
+        self, store: Database, worker: OutboxWorker, similar: SimilaritySearch, clock: Clock
     ) -> None:
         self._store = store
         self._worker = worker
         self._similar = similar
-        self._model = model
         self._clock = clock
 
     async def upsert(self, call: Call, params: UpsertPoint) -> PointState | msgspec.Raw:
@@ -53,7 +52,7 @@ class SemanticApi:
         # How long to wait changes nothing that is stored: it makes no other call of it.
         receipt = receipt_for(call, "semantic.upsert", msgspec.structs.replace(params, timeout_ms=1))
         queued = await self._store.write_once(
-            receipt, put_point, params.collection, params.id, vector, self._model, self._clock.now_ms()
+            receipt, put_point, params.collection, params.id, vector, self._similar.model_key, self._clock.now_ms()
         )
         await self._worker.wait_for(params.collection, [params.id], params.timeout_ms / 1000)
         states = self._store.peek(vector_states, params.collection, [params.id])

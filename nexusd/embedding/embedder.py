@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from nexusd.errors import BadContent, EmbedderUnavailable
+
+if TYPE_CHECKING:
+    from nexusd.embedding.query_cache import QueryCache
 
 Vector = bytes
 
@@ -60,6 +63,10 @@ class Embedder(Protocol):
     @property
     def fingerprint(self) -> Fingerprint:
         """Known before the model is loaded."""
+
+    @property
+    def queries(self) -> QueryCache:
+        """The vectors of recent queries."""
 
     async def start(self) -> None:
         """Begin; does not load the model and does not fail because a service is down."""

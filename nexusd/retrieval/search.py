@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nexusd.clock import Clock
-from nexusd.embedding.embedder import Embedder
+from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.errors import BadContent, DimensionMismatch, EmbedderUnavailable, IndexUnavailable
 from nexusd.index.index import Index, Vector
 from nexusd.model.memory import (
@@ -125,17 +125,15 @@ class Found:
 class MemorySearch:
     """Search over all memories.
 
-    `physical` names the index's collection behind a logical one. `complete` tells whether the index
-    holds all that the outbox does not owe it: where not, the answer says so. `semantic_deadline_s` is how long the
-    embedder and the index may take together.
+    `complete` tells whether the index holds all that the outbox does not owe it: where not, the answer says so.
+    `semantic_deadline_s` is how long the embedder and the index may take together.
     """
 
     def __init__(
         self,
         store: Database,
         index: Index,
-        embedder: Embedder,
-        physical: Callable[[str], str],
+        serving: Serving,
         clock: Clock,
         *,
         complete: Callable[[], bool] = lambda: True,
@@ -144,8 +142,7 @@ class MemorySearch:
         self._complete = complete
         self._store = store
         self._index = index
-        self._embedder = embedder
-        self._physical = physical
+        self._serving = serving
         self._clock = clock
         self._semantic_deadline_s = semantic_deadline_s
 
@@ -249,17 +246,21 @@ class MemorySearch:
         if question.mode == "keyword" or not depths:
             return SemanticAnswer(Candidates({}))
         began_s = self._clock.monotonic_s()
-        until_s = asyncio.get_running_loop().time() + self._patience_s()
+        model = self._serving.model  # once: a query's vector means something among this model's alone
+        until_s = asyncio.get_running_loop().time() + self._patience_s(model)
         try:
             async with asyncio.timeout_at(until_s):
-                vector = await self._embedder.embed_query(question.query)
+                vector = await model.embedder.embed_query(question.query)
         except (EmbedderUnavailable, DimensionMismatch, BadContent, TimeoutError):
             return SemanticAnswer(Candidates({}), degraded=("embedder",))
         embedded_s = self._clock.monotonic_s()
         scores: dict[Key, float] = {}
         cut_off, complete = set[Collection](), self._complete()
         answers = await asyncio.gather(
-            *(self._nearest(name, vector, depth, question.where, until_s) for name, depth in depths.items())
+            *(
+                self._nearest(model.physical(name), vector, depth, question.where, until_s)
+                for name, depth in depths.items()
+            )
         )
         for (collection, depth), answer in zip(depths.items(), answers, strict=True):
             if answer is None:
@@ -278,18 +279,18 @@ class MemorySearch:
         )
 
     async def _nearest(
-        self, collection: Collection, vector: Vector, depth: int, where: MemoryFilter, until_s: float
+        self, physical: str, vector: Vector, depth: int, where: MemoryFilter, until_s: float
     ) -> dict[int, float] | None:
         """Scores by id of the nearest points; None if the index does not answer for this collection."""
         try:
             async with asyncio.timeout_at(until_s):
-                hits = await self._index.search(self._physical(collection), vector, depth, index_filter(where))
+                hits = await self._index.search(physical, vector, depth, index_filter(where))
         except (IndexUnavailable, DimensionMismatch, BadContent, TimeoutError):
             return None
         return {hit.id: hit.score for hit in hits}
 
-    def _patience_s(self) -> float:
-        loading = self._embedder.health().state == "idle"
+    def _patience_s(self, model: KeyedModel) -> float:
+        loading = model.embedder.health().state == "idle"
         return max(LOADING_DEADLINE_S, self._semantic_deadline_s) if loading else self._semantic_deadline_s
 
     async def _live_hits(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from nexusd.embedding.embedder import Embedder
+from nexusd.embedding.serving import Serving
 from nexusd.errors import EmbedderUnavailable, IndexUnavailable
 from nexusd.index.filters import Filter, passes
 from nexusd.index.index import Hit, Index, Vector
@@ -53,7 +53,7 @@ class Similar(Generic[R]):
 class SimilaritySearch:
     """Search of single collections.
 
-    `physical` names the index's collection behind a logical one. `complete` tells whether the index holds all that
+    `complete` tells whether the index holds all that
     the outbox does not owe it. `payloads` are what rows would have in the index as they are now: by these the filter
     is asked again where the index holds an older version.
     """
@@ -62,8 +62,7 @@ class SimilaritySearch:
         self,
         store: Database,
         index: Index,
-        embedder: Embedder,
-        physical: Callable[[str], str],
+        serving: Serving,
         *,
         payloads: Payloads,
         complete: Callable[[], bool] = lambda: True,
@@ -71,8 +70,7 @@ class SimilaritySearch:
     ) -> None:
         self._store = store
         self._index = index
-        self._embedder = embedder
-        self._physical = physical
+        self._serving = serving
         self._payloads = payloads
         self._complete = complete
         self._patience_s = patience_s
@@ -80,7 +78,12 @@ class SimilaritySearch:
     @property
     def dimension(self) -> int:
         """Of every vector here."""
-        return self._embedder.fingerprint.dimension
+        return self._serving.model.embedder.fingerprint.dimension
+
+    @property
+    def model_key(self) -> str:
+        """What vectors given now are kept under."""
+        return self._serving.model.key
 
     async def near_text(
         self, collection: IndexedCollection, query: str, limit: int, where: Filter | None, select: Select[R]
@@ -90,12 +93,13 @@ class SimilaritySearch:
         Raises:
             EmbedderUnavailable, IndexUnavailable: not now.
         """
+        model = self._serving.model  # once: the vector means something among this model's alone
         try:
             async with asyncio.timeout(self._patience_s):
-                vector = await self._embedder.embed_query(query)
+                vector = await model.embedder.embed_query(query)
         except TimeoutError:
             raise EmbedderUnavailable(f"The embedding model took longer than {self._patience_s:g} s.") from None
-        return await self.near(collection, vector, limit, where, select)
+        return await self._near(model.physical(collection), collection, vector, limit, where, select)
 
     async def near(
         self, collection: IndexedCollection, vector: Vector, limit: int, where: Filter | None, select: Select[R]
@@ -105,10 +109,22 @@ class SimilaritySearch:
         Raises:
             IndexUnavailable: not now.
         """
+        physical = self._serving.model.physical(collection)
+        return await self._near(physical, collection, vector, limit, where, select)
+
+    async def _near(
+        self,
+        physical: str,
+        collection: IndexedCollection,
+        vector: Vector,
+        limit: int,
+        where: Filter | None,
+        select: Select[R],
+    ) -> Similar[R]:
         depth = limit
         while True:
             complete = self._complete()
-            hits = await self._hits(collection, vector, depth, where)
+            hits = await self._hits(physical, vector, depth, where)
             # also after it: an index that was lost meanwhile comes up empty, and answers
             degraded: list[Part] = [] if complete and self._complete() else ["index"]
             budget = TextBudget()
@@ -118,10 +134,10 @@ class SimilaritySearch:
                 return Similar(live[:limit], degraded, truncated=budget.exhausted and len(live) < limit)
             depth = min(DEEPER * depth, MAX_DEPTH)
 
-    async def _hits(self, collection: str, vector: Vector, depth: int, where: Filter | None) -> list[Hit]:
+    async def _hits(self, physical: str, vector: Vector, depth: int, where: Filter | None) -> list[Hit]:
         try:
             async with asyncio.timeout(self._patience_s):
-                return await self._index.search(self._physical(collection), vector, depth, where)
+                return await self._index.search(physical, vector, depth, where)
         except TimeoutError:
             raise IndexUnavailable(f"The vector index took longer than {self._patience_s:g} s.") from None
 

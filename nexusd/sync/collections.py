@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import apsw
 import structlog
 
-from nexusd.embedding.embedder import Fingerprint
+from nexusd.embedding.serving import KeyedModel
 from nexusd.index.index import CollectionSpec, Index, PointVersion
 from nexusd.store.database import Database
 from nexusd.store.meta import get_meta, set_meta
@@ -54,18 +54,19 @@ class Comparison:
 
 
 class Collections:
-    """The pointers from logical to physical collections, for one embedding fingerprint."""
+    """The pointers from logical to physical collections, for one embedding model."""
 
-    def __init__(self, store: Database, index: Index, fingerprint: Fingerprint) -> None:
+    def __init__(self, store: Database, index: Index, model: KeyedModel) -> None:
         self._store = store
         self._index = index
-        self._fingerprint = fingerprint
+        self._model = model
+        self._fingerprint = model.embedder.fingerprint
         self._incarnations: dict[str, str] = {}
         self._log = structlog.get_logger("nexusd.collections")
 
     def physical(self, collection: str) -> str:
         """The physical collection that serves this logical one."""
-        return f"{collection}-{self._fingerprint.short}"
+        return self._model.physical(collection)
 
     @property
     def logical(self) -> tuple[str, ...]:

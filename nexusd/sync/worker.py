@@ -16,15 +16,17 @@ then on, so that only the one to blame counts its attempts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import structlog
 
 from nexusd.clock import Clock
 from nexusd.config import OutboxConfig
-from nexusd.embedding.embedder import Embedder, EmbedderDied, RejectedText
+from nexusd.embedding.embedder import EmbedderDied, RejectedText
+from nexusd.embedding.serving import KeyedModel
 from nexusd.errors import (
     BadContent,
     Busy,
@@ -73,7 +75,7 @@ class OutboxWorker:
         self,
         store: Database,
         index: Index,
-        embedder: Embedder,
+        model: KeyedModel,
         collections: Collections,
         config: OutboxConfig,
         clock: Clock,
@@ -87,13 +89,14 @@ class OutboxWorker:
         self.turns = 0  # grows while the worker makes progress or rests; the watchdog looks at it
         self._store = store
         self._index = index
-        self._embedder = embedder
+        self._model = model
         self._collections = collections
         self._config = config
         self._clock = clock
         self._chance = chance
         self._prepared = False
         self._claims_open = True
+        self._delivering = asyncio.Lock()  # held while rows are claimed; the model changes only when it is free
         self._setbacks = Setbacks(store, self.embedder_breaker, config, clock, chance, publish)
         self._behind = False  # something was claimed since the outbox was seen empty
         self._publish = publish
@@ -120,6 +123,18 @@ class OutboxWorker:
         self.embedder_breaker.try_now()
         self._embedder_up = True
         self._work.set()
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """While this is open nothing is claimed or under way."""
+        async with self._delivering:
+            yield
+
+    def adopt(self, model: KeyedModel, collections: Collections) -> None:
+        """Deliver to this model's collections from now on; only while `paused`."""
+        self._model, self._collections = model, collections
+        self._prepared = False
+        self.wake()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -161,13 +176,14 @@ class OutboxWorker:
             self._tell_drained()
             await self._rest()
             return
-        self._claims_open = self._behind = True
-        entries = await self._store.write(
-            claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical
-        )
-        if entries:
-            await self._deliver(entries)
-        self._claims_open = False
+        async with self._delivering:
+            self._claims_open = self._behind = True
+            entries = await self._store.write(
+                claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical
+            )
+            if entries:
+                await self._deliver(entries)
+            self._claims_open = False
 
     async def _prepare(self) -> bool:
         """Find the collections in order, at the start and after every outage: the index may come back empty."""
@@ -264,7 +280,7 @@ class OutboxWorker:
         refused = await self._upsert(target, points)
         self._index_answers()
         if refused:  # their stored vectors are what was refused: a retry must not meet them again
-            await self._store.write(forget_vectors, collection, list(refused), self._embedder.fingerprint.short)
+            await self._store.write(forget_vectors, collection, list(refused), self._model.key)
         for row_id, error in refused.items():
             await self._setbacks.bury(changed[row_id], error.kind, error.message)
         await self._settle_blank(target, [changed[d.id] for d in documents if d.blank and d.id not in vectors])
@@ -287,8 +303,8 @@ class OutboxWorker:
         self, collection: str, documents: Sequence[Document], entries: Mapping[int, OutboxEntry]
     ) -> dict[int, Vector]:
         """A vector for every document that can have one now; the others are blank, given back or buried."""
-        model = self._embedder.fingerprint
-        stored = await self._store.read(select_vectors, collection, [d.id for d in documents], model.short)
+        model, dimension = self._model, self._model.embedder.fingerprint.dimension
+        stored = await self._store.read(select_vectors, collection, [d.id for d in documents], model.key)
         vectors: dict[int, Vector] = {}
         missing: list[Document] = []
         for document in documents:
@@ -304,7 +320,7 @@ class OutboxWorker:
                 await self._setbacks.give_back([entries[d.id] for d in missing], pause_s)
                 break
             try:
-                embedded = await self._embedder.embed_documents([d.text for d in missing])
+                embedded = await model.embedder.embed_documents([d.text for d in missing])
             except EmbedderUnavailable as error:
                 asked_for_s = (error.retry_after_ms or 0) / 1000
                 pause_s = self.embedder_breaker.failed(error.message, at_least_s=asked_for_s)
@@ -321,7 +337,7 @@ class OutboxWorker:
             if self.embedder_breaker.succeeded():
                 self._log.info("embedder answers again")
             fresh = [(d.id, d.version, d.content_hash, v) for d, v in zip(missing, embedded, strict=True)]
-            await self._store.write(save_vectors, collection, model.short, model.dimension, fresh)
+            await self._store.write(save_vectors, collection, model.key, dimension, fresh)
             vectors.update({row_id: vector for row_id, _, _, vector in fresh})
             break
         return vectors

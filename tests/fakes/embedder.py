@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from nexusd.embedding.embedder import EmbedderHealth, Fingerprint, RejectedText, Vector
+from nexusd.embedding.query_cache import QueryCache
 from nexusd.errors import EmbedderUnavailable
 
 _WORD = re.compile(r"\w+")
@@ -37,6 +38,7 @@ class FakeEmbedder:
         self.started = False
         self.closed = False
         self._queries: dict[str, Vector] = {}
+        self.queries = QueryCache(0, self.embed_query)  # for the figures alone
 
     @property
     def fingerprint(self) -> Fingerprint:

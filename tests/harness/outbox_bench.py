@@ -15,6 +15,7 @@ from fakes.index import FakeIndex
 
 from nexusd.clock import SystemClock
 from nexusd.config import OutboxConfig, StorageConfig
+from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.model.conversations import CreateConversation
 from nexusd.model.entities import NewEntity, UpsertedEntity
 from nexusd.model.episodes import NewEpisode
@@ -46,6 +47,7 @@ class Bench:
     store: Database
     index: FakeIndex
     embedder: FakeEmbedder
+    serving: Serving
     collections: Collections
     worker: OutboxWorker
     session: int
@@ -136,17 +138,18 @@ async def make_bench(
     store = Database(directory / "nexus.db", StorageConfig(), clock, on_commit=committed, on_fatal=fatal)
     await store.open()
     index, embedder = index or FakeIndex(), embedder or FakeEmbedder()
-    collections = Collections(store, index, embedder.fingerprint)
+    model = KeyedModel(embedder.fingerprint.short, embedder)
+    collections = Collections(store, index, model)
     await collections.point(NOW_MS)
     settings = OutboxConfig(**({"max_backoff_s": 0.2} | config))  # type: ignore[arg-type]  # made of keywords
     told: list[tuple[str, Mapping[str, Any]]] = []
     worker = OutboxWorker(
-        store, index, embedder, collections, settings, clock, chance or random.Random(7),
+        store, index, model, collections, settings, clock, chance or random.Random(7),
         lambda topic, data: told.append((topic, data)),
     )
     try:
         session = await store.write(insert_session, CreateSession(external_id=f"s{random.random()}"), NOW_MS)
-        bench = Bench(store, index, embedder, collections, worker, session.id, told)
+        bench = Bench(store, index, embedder, Serving(model), collections, worker, session.id, told)
         yield bench
         await bench.stop()
     finally:

@@ -13,6 +13,7 @@ from fakes.index import FakeIndex
 from harness.database import open_database
 
 from nexusd.clock import SystemClock
+from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.index.index import CollectionSpec, Point
 from nexusd.model.conversations import CreateConversation
 from nexusd.model.entities import Entity, NewEntity
@@ -37,11 +38,12 @@ from nexusd.store.summaries import insert_summary
 from nexusd.sync.sources import LOADERS
 
 NOW_MS = 1_700_000_000_000
+MODEL = "test"
 
 
 def physical(collection: str) -> str:
     """The collection of the index behind a logical one."""
-    return f"{collection}-test"
+    return f"{collection}-{MODEL}"
 
 
 COLLECTION = physical("episodes")
@@ -156,5 +158,5 @@ async def empty_memory(directory: Path, **search: Any) -> AsyncIterator[Memory]:
         index, embedder = FakeIndex(), FakeEmbedder()
         for collection in COLLECTIONS:
             await index.ensure(CollectionSpec(physical(collection), embedder.fingerprint.dimension))
-        find = MemorySearch(store, index, embedder, physical, SystemClock(), **search)
+        find = MemorySearch(store, index, Serving(KeyedModel(MODEL, embedder)), SystemClock(), **search)
         yield Memory(store, index, embedder, find)

@@ -20,7 +20,6 @@ from fakes.index import FakeIndex
 from nexusd.app import App
 from nexusd.clock import SystemClock
 from nexusd.config import load_settings
-from nexusd.embedding.query_cache import QueryCache
 from nexusd.store.connection import Connection
 from nexusd.wire.methods import Client, Principal
 
@@ -133,7 +132,6 @@ async def whole_daemon(
     data.mkdir(parents=True, exist_ok=True)
     (config := data / "config.yaml").write_text("{}\n")    # not whatever lies where the tests are run
     settings = load_settings(config=config, data=data, environ=SETTINGS)
-    embedder.queries = QueryCache(0, embedder.embed_query)  # for the figures alone
     with contextlib.ExitStack() as replaced:
         replaced.enter_context(mock.patch("nexusd.app.make_embedder", return_value=embedder))
         replaced.enter_context(mock.patch("nexusd.app.SystemClock", return_value=clock or SystemClock()))

@@ -76,13 +76,13 @@ class Methods:
 async def methods(tmp_path: Path) -> AsyncIterator[Methods]:
     async with make_bench(tmp_path) as bench:
         find = SimilaritySearch(
-            bench.store, bench.index, bench.embedder, bench.collections.physical,
+            bench.store, bench.index, bench.serving,
             payloads=current_payloads, complete=lambda: bench.worker.complete, patience_s=0.2,
         )
         clock = SystemClock()
         yield Methods(
             bench,
-            SemanticApi(bench.store, bench.worker, find, bench.embedder.fingerprint.short, clock),
+            SemanticApi(bench.store, bench.worker, find, clock),
             VectorsApi(bench.store, bench.worker, find, clock),
         )
 

@@ -22,6 +22,7 @@ from nexusd.api.tool_logs import ToolLogsApi
 from nexusd.api.users import UsersApi
 from nexusd.clock import SystemClock
 from nexusd.config import LimitsConfig, OutboxConfig, StorageConfig
+from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.retrieval.search import MemorySearch
 from nexusd.store import tool_logs
 from nexusd.store.database import Database
@@ -79,10 +80,11 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     store = Database(tmp_path / "nexus.db", StorageConfig(), clock, on_commit=committed, on_fatal=fatal)
     await store.open()
     index, embedder = FakeIndex(), FakeEmbedder()
-    collections = Collections(store, index, embedder.fingerprint)
+    model = KeyedModel(embedder.fingerprint.short, embedder)
+    collections = Collections(store, index, model)
     await collections.point(clock.now_ms())
-    worker = OutboxWorker(store, index, embedder, collections, OutboxConfig(), clock, random.Random(7))
-    search = MemorySearch(store, index, embedder, collections.physical, clock)
+    worker = OutboxWorker(store, index, model, collections, OutboxConfig(), clock, random.Random(7))
+    search = MemorySearch(store, index, Serving(model), clock)
     table = MethodTable()
     for api in (
         ConversationsApi(store, clock), MessagesApi(store, worker, search, clock), UsersApi(store, clock),

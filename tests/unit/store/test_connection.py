@@ -18,6 +18,7 @@ from nexusd.store.connection import (
 from nexusd.store.migrations import load_migrations, migrate
 
 FOR_EVER = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+NEWEST = len(load_migrations())
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
@@ -72,7 +73,7 @@ def test_foreign_and_newer_files_are_refused_untouched(tmp_path: Path, statement
     make(path, *statements)
     before = snapshot(tmp_path)
     with pytest.raises(DatabaseRefusedError):
-        refuse_foreign_file(path, 2)
+        refuse_foreign_file(path, NEWEST)
     assert snapshot(tmp_path) == before
 
 
@@ -81,7 +82,7 @@ def test_garbage_is_refused_untouched(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "nexus.db"
     path.write_bytes(content)
     with pytest.raises(DatabaseRefusedError):
-        refuse_foreign_file(path, 2)
+        refuse_foreign_file(path, NEWEST)
     assert snapshot(tmp_path) == {"nexus.db": content}
 
 
@@ -96,17 +97,17 @@ def test_a_version_that_stands_only_in_the_wal_is_seen(tmp_path: Path) -> None:
     assert int.from_bytes(header[60:64], "big") == 0    # else this test proves nothing
     before = {name: data for name, data in snapshot(tmp_path).items() if not name.endswith("-shm")}
     with pytest.raises(DatabaseRefusedError, match="99"):
-        refuse_foreign_file(path, 2)
+        refuse_foreign_file(path, NEWEST)
     assert {n: d for n, d in snapshot(tmp_path).items() if not n.endswith("-shm")} == before
 
 
 def test_missing_empty_and_own_files_are_welcome(tmp_path: Path) -> None:
     path = tmp_path / "nexus.db"
-    refuse_foreign_file(path, 2)
+    refuse_foreign_file(path, NEWEST)
     assert not path.exists()
     path.touch()
-    refuse_foreign_file(path, 2)
+    refuse_foreign_file(path, NEWEST)
     db = open_writer(path, "FULL")
     migrate(db, load_migrations())
     db.close()
-    refuse_foreign_file(path, 2)
+    refuse_foreign_file(path, NEWEST)
