@@ -7,6 +7,7 @@ encoded once, when it was set. Knows no method, and no disk: after a start it is
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -34,10 +35,10 @@ class Entry:
 class _Entries(TLRUCache[Key, Entry, float]):
     """cachetools' cache with a time to live for each entry, counting what goes by itself."""
 
-    def __init__(self, max_bytes: int, clock: Clock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.evictions = 0
         self.expirations = 0
-        super().__init__(max_bytes, _expires_s, clock.monotonic_s, _size)
+        super().__init__(math.inf, _expires_s, clock.monotonic_s, _size)    # its bound could not be changed: ours can
 
     def popitem(self) -> tuple[Key, Entry]:
         """Room is needed: the entry that was not used for the longest time goes."""
@@ -66,9 +67,14 @@ class Cache:
     def __init__(self, config: CacheConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._entries = _Entries(config.max_bytes, clock)
+        self._entries = _Entries(clock)
         self._hits = 0
         self._misses = 0
+
+    def set_bounds(self, config: CacheConfig) -> None:
+        """Hold so much, and each entry for so long where its writer does not say, from now on."""
+        self._config = config
+        self._make_room(0, 0)
 
     def get(self, key: Key) -> tuple[bytes, int] | None:
         """The value and the milliseconds that it has left, or None. It counts as used."""
@@ -92,10 +98,17 @@ class Cache:
         ttl_ms = self._config.ttl_ms if ttl_ms is None else ttl_ms
         entry = Entry(value, self._clock.monotonic_s() + ttl_ms / 1000, size)
         self._entries.pop(key, None)    # first, so that nothing else makes room for what goes anyway
-        while len(self._entries) >= self._config.max_entries:
-            self._entries.popitem()
+        self._make_room(1, size)
         self._entries[key] = entry
         return ttl_ms
+
+    def _make_room(self, entries: int, size: int) -> None:
+        """For so many more."""
+        held = self._entries
+        while held and (
+            len(held) + entries > self._config.max_entries or held.currsize + size > self._config.max_bytes
+        ):
+            held.popitem()
 
     def delete(self, key: Key) -> bool:
         """Forget a value; whether there was one."""

@@ -47,6 +47,10 @@ class FileStorage:
         self.mcp_servers = McpServersFile(root, config, store, self._thread, clock, publish)
         self._refused = ""
 
+    def set_interval(self, seconds: float) -> None:
+        """Look for changes so often, after the next look."""
+        self._interval_s = seconds
+
     async def open(self) -> None:
         """Clear away what a crash left, and read everything once. What cannot be used is told, and no reason to end."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._tidy)

@@ -68,6 +68,13 @@ class Database:
         self._schema_version = 0
         self._identity: tuple[int, int] | None = None
 
+    def set_limits(self, config: StorageConfig) -> None:
+        """Let so many writes wait, and a read take so long, from now on. Nothing else changes while it is open."""
+        self._config = config
+        if self._writer is not None and self._readers is not None:
+            self._writer.set_max_waiting(config.max_queued_writes)
+            self._readers.set_timeout(config.read_timeout_s)
+
     async def open(self) -> None:
         """Lock, check, open, migrate; then take reads and writes.
 

@@ -35,6 +35,10 @@ class Readers:
         self._connections: list[Connection] = []
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="reader")
 
+    def set_timeout(self, seconds: float) -> None:
+        """Give reads that begin from now on this long."""
+        self._timeout_s = seconds
+
     async def read(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

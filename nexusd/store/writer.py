@@ -99,6 +99,10 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
+    def set_max_waiting(self, count: int) -> None:
+        """Let so many writes wait from now on."""
+        self._max_waiting = count
+
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Queue a write. The future answers when it is on disk; cancelling the future does not undo it.
 

@@ -36,6 +36,11 @@ class Breaker:
         self._chance = chance
         self._retry_at_s = 0.0
 
+    def set_max_pause(self, seconds: float) -> None:
+        """No pause is longer from now on, the present one included."""
+        self._max_pause_s = seconds
+        self._retry_at_s = min(self._retry_at_s, self._clock.monotonic_s() + seconds)
+
     @property
     def state(self) -> BreakerState:
         """As seen now: an open breaker whose pause is over is half open."""

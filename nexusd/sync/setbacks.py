@@ -43,6 +43,10 @@ class Setbacks:
         self._suspects: set[int] = set()  # seqs of rows that failed together, one of which may be to blame
         self._log = structlog.get_logger("nexusd.outbox")
 
+    def set_pace(self, config: OutboxConfig) -> None:
+        """Try again as often and as soon as this says, from now on."""
+        self._config = config
+
     def suspected(self, entry: OutboxEntry) -> bool:
         """Whether the row is to go alone."""
         return entry.seq in self._suspects

@@ -108,6 +108,14 @@ class OutboxWorker:
         self._throughput = Throughput(clock)
         self._log = structlog.get_logger("nexusd.outbox")
 
+    def set_pace(self, config: OutboxConfig) -> None:
+        """Work in batches of this size and try again as often and as soon as this says, from now on."""
+        self._config = config
+        self._setbacks.set_pace(config)
+        for breaker in (self.embedder_breaker, self.index_breaker):
+            breaker.set_max_pause(config.max_backoff_s)
+        self._work.set()    # a shorter backoff makes rows due
+
     def wake(self) -> None:
         """Something was committed; there may be work."""
         self._work.set()

@@ -59,6 +59,9 @@ class Front(Protocol):
     def overdue(self, timeout_s: float) -> bytes:
         """What to say of a request that was not complete within this time."""
 
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Hold what comes from now on to these."""
+
 
 class Registry(Protocol):
     """What a connection asks of its server."""
@@ -122,9 +125,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it in, or keep it only until it can be told that there is no room."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment] # asyncio's own annotation is wide
-        self._transport.set_write_buffer_limits(
-            high=min(WRITE_HIGH_WATER_BYTES, self._limits.max_write_buffer_bytes)
-        )
+        self.set_limits(self._limits)
         try:
             self.peer = self._registry.joined(self, transport)
         except RpcError as error:
@@ -180,6 +181,13 @@ class Connection(asyncio.Protocol):
             function()
 
     # --- what the server calls ---
+
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Hold it to these from now on. Only how long a message may be stays as it was at its first byte."""
+        self._limits = limits
+        self._transport.set_write_buffer_limits(high=min(WRITE_HIGH_WATER_BYTES, limits.max_write_buffer_bytes))
+        if self._front is not None:
+            self._front.set_limits(limits)
 
     def drain(self) -> None:
         """Close as soon as nothing is under way and every reply is sent."""

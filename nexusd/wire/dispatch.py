@@ -125,7 +125,7 @@ class _Adapter:
         return exchange.shape.result(result)
 
     def _failure(self, error: Exception, exchange: _Exchange) -> Any:
-        known = self._dispatcher.known(error, self._method.name, exchange.request_id)
+        known = self._dispatcher.known(error, self._method.name, exchange.request_id, exchange.principal)
         self._count.errors[known.kind] = self._count.errors.get(known.kind, 0) + 1
         return exchange.shape.error(known, exchange.request_id)
 
@@ -135,7 +135,7 @@ class _Adapter:
         self._count.answered(seconds)
         if seconds >= dispatcher.slow_s:
             dispatcher.log.warning("slow request", method=self._method.name, request_id=exchange.request_id,
-                                   principal=exchange.principal.name, duration_ms=round(seconds * 1000, 1))
+                                   peer=exchange.principal.name, duration_ms=round(seconds * 1000, 3))
 
 
 def _with_key(given: dict[str, Any] | list[Any], key: str, positions: Sequence[str]) -> dict[str, Any]:
@@ -228,13 +228,21 @@ class Dispatcher:
         self.gate = gate if gate is not None else Gate()
         self.clock = clock if clock is not None else SystemClock()
         self.log = log if log is not None else structlog.get_logger("nexusd.wire")
-        self.slow_s = slow_request_ms / 1000
+        self.set_slow_request(slow_request_ms)
         self._limits = limits
         self._adapters = _Adapters(self, table)
         self._members = ReplyMembers()
         # eight random digits tell this run's ids from every other run's in the same journal
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
+
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Hold messages to these limits from now on."""
+        self._limits = limits
+
+    def set_slow_request(self, milliseconds: int) -> None:
+        """Log requests that take this long."""
+        self.slow_s = milliseconds / 1000
 
     def begin(
         self, frame: bytes, principal: Principal, client: Client | None = None, key: str | None = None
@@ -290,12 +298,16 @@ class Dispatcher:
         """An error reply to no request in particular: the connection's own trouble."""
         return error_reply(None, error, self._next_id())
 
-    def known(self, error: Exception, method: str | None, request_id: str) -> RpcError:
+    def known(
+        self, error: Exception, method: str | None, request_id: str, principal: Principal | None = None
+    ) -> RpcError:
         """The error to tell. One that was not raised on purpose is logged and told as nothing but an id."""
+        peer = None if principal is None else principal.name
         if isinstance(error, RpcError):
-            self.log.debug("request failed", method=method, request_id=request_id, kind=error.kind)
+            self.log.debug("request failed", method=method, request_id=request_id, peer=peer, kind=error.kind)
             return error
-        self.log.error("unforeseen error", method=method, request_id=request_id, exc_info=error)
+        self.log.error("unforeseen error", method=method, request_id=request_id, peer=peer,
+                       kind=InternalError.kind, exc_info=error)
         return InternalError()
 
     async def _answer_batch(

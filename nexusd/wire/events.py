@@ -113,6 +113,13 @@ class EventHub:
             lagged=self._lagged,
         )
 
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Keep so many events, and take so many subscriptions of a connection, from now on."""
+        self._max_subscriptions = limits.max_subscriptions
+        self._capacity = limits.event_replay
+        for seq in list(self._ring)[: -self._capacity]:     # the oldest
+            del self._ring[seq]
+
     # --- what happened ---
 
     def changed(self, method: Method, params: Params, result: Any) -> None:

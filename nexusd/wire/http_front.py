@@ -75,6 +75,9 @@ class HttpFront:
         error = InvalidRequest(f"The request was not finished within {timeout_s:g} s.")
         return self._service.writer.write(self._service.refusal(HttpRefusal(408, error)), closes=True)
 
+    def set_limits(self, _limits: LimitsConfig) -> None:
+        """Nothing changes: requests are answered one after the other, and their size was agreed on at the start."""
+
     # --- one request ---
 
     def _accept(self, head: Head) -> object:

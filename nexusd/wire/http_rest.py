@@ -57,11 +57,15 @@ class RestEndpoint:
     """Answers the requests of one route. It is the shape of its calls, too."""
 
     def __init__(self, route: Route, table: MethodTable, invoker: Invoker, limits: LimitsConfig) -> None:
-        self._route = route
+        self.route = route
         self._table = table
         self._invoker = invoker
         self._limits = limits
         self._told_names = {parameter: name for name, parameter in route.names.items()}
+
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Hold requests to these from now on."""
+        self._limits = limits
 
     def begin(self, request: HttpRequest, in_path: Mapping[str, str], principal: Principal) -> Any:
         """The response; as an awaitable where it takes time.
@@ -70,16 +74,16 @@ class RestEndpoint:
             RpcError: the request cannot be read.
         """
         params, in_query = self._read(request, in_path)
-        if self._route.whole and "limit" not in in_query:
+        if self.route.whole and "limit" not in in_query:
             return self._answer_whole(params, principal)
-        return self._invoker.invoke(self._route.method, params, principal, self, request.head.header(KEY_HEADER))
+        return self._invoker.invoke(self.route.method, params, principal, self, request.head.header(KEY_HEADER))
 
     # --- the request ---
 
     @cached_property
     def _types(self) -> dict[str, Any]:
         """The parameters of the method. Asked for at the first request: methods are registered until then."""
-        method = self._table.get(self._route.method)
+        method = self._table.get(self.route.method)
         if method is None:
             return {}
         return {field.encode_name: field.type for field in msgspec.structs.fields(method.params)}
@@ -114,7 +118,7 @@ class RestEndpoint:
                 continue
             told, _, value = pair.partition("=")
             told, text = _decoded(told), _decoded(value)
-            name = self._route.names.get(told, told)
+            name = self.route.names.get(told, told)
             if name in found:
                 raise InvalidParams(fields=(FieldError(told, "only once"),))
             found[name] = text
@@ -138,7 +142,7 @@ class RestEndpoint:
 
     def result(self, result: Any) -> Response:
         """What the method answered, as this route tells it."""
-        route = self._route
+        route = self.route
         if route.status == 204:
             return Response(204)
         if route.is_list:
@@ -153,14 +157,14 @@ class RestEndpoint:
         return error_response(STATUS_OF_KIND[error.kind], error, request_id)
 
     def _items(self, result: Any) -> list[Any]:
-        item = self._route.item
+        item = self.route.item
         return result.items if item is None else [item(one) for one in result.items]
 
     def _array(self, array: bytes, next_cursor: str | None, *, truncated: bool = False) -> Response:
         headers = b"" if next_cursor is None else b"X-Next-Cursor: %b\r\n" % next_cursor.encode("ascii")
         if truncated:
             headers += b"X-Truncated: true\r\n"
-        return Response(self._route.status, array, headers)
+        return Response(self.route.status, array, headers)
 
     async def _answer_whole(self, params: dict[str, Any], principal: Principal) -> Response:
         """All pages as one array; past the memory that a reply may take, as many as fit and the cursor of the rest."""
@@ -170,7 +174,7 @@ class RestEndpoint:
         under_way = False
         params = {**params, "limit": MAX_PAGE}
         while True:
-            outcome = self._invoker.invoke(self._route.method, params, principal, shape, under_way=under_way)
+            outcome = self._invoker.invoke(self.route.method, params, principal, shape, under_way=under_way)
             page: _Page | Response = await outcome if isawaitable(outcome) else outcome
             if isinstance(page, Response):
                 return page

@@ -49,12 +49,22 @@ class HttpService:
         self.writer = ResponseWriter(clock)
         self._dispatcher = dispatcher
         self._guard = Guard(host_names)
+        self._endpoints = [RestEndpoint(route, table, dispatcher, limits) for route in routes]
         self._router: Router[Endpoint] = Router()
         self._router.add("POST", "/rpc", _RpcEndpoint(dispatcher))
         if metrics is not None:
             self._router.add("GET", "/metrics", _MetricsEndpoint(metrics))
-        for route in routes:
-            self._router.add(route.verb, route.path, RestEndpoint(route, table, dispatcher, limits))
+        for endpoint in self._endpoints:
+            self._router.add(endpoint.route.verb, endpoint.route.path, endpoint)
+
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Hold requests to these from now on."""
+        for endpoint in self._endpoints:
+            endpoint.set_limits(limits)
+
+    def set_host_names(self, names: Collection[str]) -> None:
+        """The names, beside this machine's own, that clients may call it by from now on."""
+        self._guard = Guard(names)
 
     def accept(self, head: Head, local_address: Callable[[], str | None]) -> tuple[Endpoint, dict[str, str]]:
         """What will answer a request with this head.

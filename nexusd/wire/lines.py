@@ -93,6 +93,10 @@ class LineFront:
         """A half sent frame came to nothing."""
         return self.refusal(ParseError(f"The message was not finished within {timeout_s:g} s."))
 
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Take more or fewer requests at a time. What is under way past that comes to its end."""
+        self.max_in_flight = limits.max_in_flight
+
     def _end_with(self, error: RpcError) -> None:
         self._connection.end_with(self.refusal(error))
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import structlog
 
-from nexusd.config import ServerConfig
+from nexusd.config import LimitsConfig, ServerConfig
 from nexusd.errors import Busy
 from nexusd.wire.connection import LINGER_S, Connection, Front
 from nexusd.wire.frames import is_http
@@ -56,11 +56,12 @@ class Server:
         self._quiet = asyncio.Event()                       # no connection and no request left
         self._quiet.set()
         self._timer: asyncio.TimerHandle | None = None
-        limits = config.limits
-        self._check_every_s = min(
-            limits.first_byte_timeout_s, limits.idle_timeout_s, limits.partial_frame_timeout_s,
-            limits.write_stall_timeout_s, LINGER_S,
-        ) / CHECKS_PER_DEADLINE
+
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Hold connections to these from now on, those that are open too. More of them than may be are not closed."""
+        self._limits = limits
+        for connection in list(self._connections):
+            connection.set_limits(limits)
 
     @property
     def connections(self) -> int:
@@ -94,11 +95,12 @@ class Server:
         loop = asyncio.get_running_loop()
         self._loop = loop
 
-        def connector(max_message_bytes: int) -> Callable[[], Connection]:
-            choose = partial(self._choose_front, max_message_bytes)
+        def connector(message_limit: Callable[[], int]) -> Callable[[], Connection]:
+            choose = partial(self._choose_front, message_limit)
             return lambda: Connection(self, self._limits, choose, loop)
 
-        on_unix, on_tcp = map(connector, (self._limits.max_message_bytes_unix, self._limits.max_message_bytes_tcp))
+        on_unix = connector(lambda: self._limits.max_message_bytes_unix)
+        on_tcp = connector(lambda: self._limits.max_message_bytes_tcp)
         self._servers.append(await loop.create_unix_server(on_unix, sock=self._file.socket))
         if tcp is not None:
             self.tcp_address = tcp.getsockname()[:2]
@@ -148,8 +150,9 @@ class Server:
             await asyncio.gather(*requests, return_exceptions=True)
         await self._quiet.wait()
 
-    def _choose_front(self, max_message_bytes: int, connection: Connection, first_byte: int) -> Front:
+    def _choose_front(self, message_limit: Callable[[], int], connection: Connection, first_byte: int) -> Front:
         """The language that a client speaks, by its first byte."""
+        max_message_bytes = message_limit()
         if self._http is not None and is_http(first_byte):
             return HttpFront(connection, self._http, self._limits, max_message_bytes)
         return LineFront(connection, self._answerer, self._limits, max_message_bytes, first_byte)
@@ -211,4 +214,9 @@ class Server:
         now_s = self._loop.time()
         for connection in list(self._connections):
             connection.check_deadlines(now_s)
-        self._timer = self._loop.call_later(self._check_every_s, self._check_deadlines)
+        limits = self._limits
+        shortest_s = min(
+            limits.first_byte_timeout_s, limits.idle_timeout_s, limits.partial_frame_timeout_s,
+            limits.write_stall_timeout_s, LINGER_S,
+        )
+        self._timer = self._loop.call_later(shortest_s / CHECKS_PER_DEADLINE, self._check_deadlines)

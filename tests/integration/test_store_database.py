@@ -369,3 +369,19 @@ async def test_select_of_a_new_row_says_pending(tmp_path: Path) -> None:
         new = NewEpisode(session_id=session.id, user_message="x", ai_response="")
         row = await database.write(insert_episode, new, 1)
         assert database.peek(select_episode, row.id).vector == "pending"
+
+
+async def test_new_limits_hold_while_it_is_open(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "nexus.db", max_queued_writes=1) as database:
+        gate = Gate()
+        held = await gather_behind(database, gate)
+        with pytest.raises(Busy):
+            await database.write(set_meta, "k", "v")
+        database.set_limits(StorageConfig(max_queued_writes=2, read_timeout_s=0.1))
+        waiting = asyncio.create_task(database.write(set_meta, "k", "v"))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await asyncio.gather(held, waiting)
+        with pytest.raises(Busy):
+            await database.read(lambda db: db.execute(FOR_EVER).fetchall())
+        assert await database.read(get_meta, "k") == "v"

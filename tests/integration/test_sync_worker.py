@@ -14,6 +14,7 @@ from harness.outbox_bench import NOW_MS, Bench, make_bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nexusd.config import OutboxConfig
 from nexusd.embedding.embedder import EmbedderDied, Vector
 from nexusd.index.index import IndexDied, Point
 from nexusd.model.episodes import UpdateEpisode
@@ -489,3 +490,33 @@ async def _run_steps(steps: list[tuple[str, int]], directory: Path) -> None:
         bench.index.down, bench.embedder.unavailable = False, ""
         await bench.drained()
         assert bench.held == await bench.rows()
+
+
+async def test_a_new_pace_holds_from_the_next_batch_on(tmp_path: Path) -> None:
+    index = FakeIndex()
+    async with make_bench(tmp_path, index=index, batch_size=2) as bench:
+        bench.start()
+        await bench.drained()
+        bench.worker.set_pace(OutboxConfig(batch_size=7))
+        before = bench.store.progress().batches
+        async with asyncio.TaskGroup() as adding:   # in one commit
+            for n in range(7):
+                adding.create_task(bench.add(f"text {n}"))
+        await bench.drained()
+        # the rows, their claim, their vectors, their end: a batch of two would have taken four times as many
+        assert bench.store.progress().batches - before <= 6
+
+
+async def test_a_shorter_longest_pause_ends_the_one_that_is_waited_for(tmp_path: Path) -> None:
+    async with make_bench(tmp_path, chance=Highest(), max_backoff_s=300) as bench:
+        bench.embedder.unavailable = "down"
+        for _ in range(20):
+            bench.worker.embedder_breaker.failed("down")
+        bench.start()
+        row = await bench.add("text")
+        async with asyncio.timeout(10):
+            while not bench.worker.turns:
+                await asyncio.sleep(0)
+        bench.embedder.unavailable = ""
+        bench.worker.set_pace(OutboxConfig(max_backoff_s=0.1))
+        assert (await bench.worker.wait_for("episodes", [row], 10)).done

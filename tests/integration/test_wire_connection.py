@@ -586,3 +586,46 @@ async def test_after_the_error_that_ends_it_one_is_sent_nothing_more(open_house:
         assert (await answer(streams, b"{" * 5000))["error"]["code"] == -32005
         assert not house.listeners[0].notify(b"1")
         assert await closed(streams) == b""
+
+
+async def test_new_limits_hold_for_connections_that_are_open(open_house: OpenHouse) -> None:
+    async with open_house(max_in_flight=1) as house:
+        busy, idle = await house.connect(), await house.connect()
+        await answer(idle, request("echo", name="x"))
+        for n in range(3):
+            busy[1].write(request("wait", n, name=str(n)))
+        await house.until(lambda: house.entered == ["0"])
+        house.server.set_limits(LimitsConfig(max_in_flight=2, idle_timeout_s=0.1))
+        house.door("0").set()
+        await house.until(lambda: len(house.entered) == 3)      # two at a time from now on
+        assert await closed(idle) == b""                        # an hour before its time by the old ones
+        for n in range(1, 3):
+            house.door(str(n)).set()
+        assert sorted([(await reply(busy))["id"] for _ in range(3)]) == [0, 1, 2]
+        assert await closed(busy) == b""
+
+
+async def test_fewer_requests_at_a_time_let_those_under_way_come_to_their_end(open_house: OpenHouse) -> None:
+    async with open_house(max_in_flight=3) as house:
+        streams = await house.connect()
+        for n in range(5):
+            streams[1].write(request("wait", n, name=str(n)))
+        await house.until(lambda: len(house.entered) == 3)
+        house.server.set_limits(LimitsConfig(max_in_flight=1))
+        for n in range(5):
+            house.door(str(n)).set()
+        assert sorted([(await reply(streams))["id"] for _ in range(5)]) == [0, 1, 2, 3, 4]
+
+
+async def test_how_long_a_message_may_be_stays_for_an_open_connection_and_holds_for_the_next(
+    open_house: OpenHouse,
+) -> None:
+    async with open_house() as house:
+        for tcp in (False, True):
+            house.server.set_limits(LimitsConfig())
+            before = await house.connect(tcp=tcp)
+            await answer(before, request("echo", name="x"))
+            house.server.set_limits(LimitsConfig(max_message_bytes_unix=1024, max_message_bytes_tcp=1024))
+            after = await house.connect(tcp=tcp)
+            assert "result" in await answer(before, request("echo", name="x" * 2000))
+            assert (await answer(after, request("echo", name="x" * 2000)))["error"]["data"]["kind"] == "too_large"

@@ -114,12 +114,12 @@ class House:
             Method("whoami", "s", Params, str, self._whoami, "read"),
         ])
         dispatcher = Dispatcher(table, config.limits, gate=Gate(is_open=True))
-        service = HttpService(
+        self.service = HttpService(
             dispatcher, table, config.limits, SystemClock(), routes=ROUTES, host_names=config.tcp.names,
             metrics=self._figures if metrics else None,
         )
         self.path = directory / "n.sock"
-        self.server = Server(dispatcher, config, self.path, service)
+        self.server = Server(dispatcher, config, self.path, self.service)
 
     async def _figures(self) -> tuple[bytes, str]:
         if self.entered:
@@ -601,3 +601,17 @@ async def test_what_is_neither_json_nor_http_is_told_at_once(open_house: OpenHou
         async with asyncio.timeout(20):
             assert json.loads(await client.reader.readline())["error"]["code"] == -32700
         assert await client.rest() == b""
+
+
+async def test_new_names_and_limits_hold_from_the_next_request_on(open_house: OpenHouse) -> None:
+    async with open_house(host_names="mini") as house:
+        tcp = await house.connect(tcp=True)
+        deep = post("/echo", b'{"name": [[[1]]]}')
+        assert (await tcp.ask(get("/mark/1", host="mini"))).status == 200
+        assert (await tcp.ask(deep)).kind == "invalid_params"
+        house.service.set_host_names(["maxi"])
+        house.service.set_limits(LimitsConfig(max_depth=3))
+        assert (await tcp.ask(get("/mark/1", host="mini"))).kind == "forbidden"
+        tcp = await house.connect(tcp=True)
+        assert (await tcp.ask(get("/mark/1", host="maxi"))).status == 200
+        assert (await tcp.ask(deep)).kind == "too_large"

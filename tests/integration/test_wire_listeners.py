@@ -335,3 +335,34 @@ async def test_a_large_reply_is_sent_whole_before_a_draining_connection_closes(
     assert len(json.loads(received)) == 50
     assert await draining
     await server.close()
+
+
+async def test_a_new_number_of_connections_closes_none_and_holds_for_the_next(
+    path: Path, door: Door, clients: Clients
+) -> None:
+    server = make_server(path, door)
+    await server.start()
+    try:
+        first, second = await clients.unix(path), await clients.unix(path)
+        await ask(first)
+        await ask(second)
+        server.set_limits(LimitsConfig(max_connections=1))
+        reader, _ = await clients.unix(path)
+        assert json.loads(await reader.readline())["error"]["code"] == -32004
+        assert (await ask(first))["result"] == (await ask(second))["result"] == "pong"
+        server.set_limits(LimitsConfig(max_connections=3))
+        assert (await ask(await clients.unix(path)))["result"] == "pong"
+    finally:
+        await server.close()
+
+
+async def test_new_limits_may_come_before_it_listens(path: Path, door: Door, clients: Clients) -> None:
+    server = make_server(path, door)
+    server.set_limits(LimitsConfig(first_byte_timeout_s=0.1))
+    await server.start()
+    try:
+        reader, _ = await clients.unix(path)
+        async with asyncio.timeout(20):
+            await reader.read()
+    finally:
+        await server.close()

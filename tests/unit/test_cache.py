@@ -238,3 +238,31 @@ def test_a_value_must_be_given_and_may_be_null() -> None:
     assert validate(SetCached, {"key": "k", "value": None, "ttl": MAX_TTL_MS}).value is None
     with pytest.raises(Exception, match="value"):
         validate(SetCached, {"key": "k"})
+
+
+def test_new_bounds_hold_at_once_and_what_was_used_last_stays(clock: ManualClock) -> None:
+    cache = small(clock)
+    for key in "abcd":
+        cache.set(key, b"1" * 9)
+    cache.get("a")
+    cache.set_bounds(CacheConfig(max_entries=2, ttl_ms=5))
+    assert [key for key in "abcd" if cache.get(key)] == ["a", "d"]
+    assert cache.set("e", b"1") == 5
+    assert cache.stats().entries == 2
+    cache.set_bounds(CacheConfig(max_bytes=1024))
+    for number in range(1000):
+        cache.set(number, b"1" * 92)
+    assert cache.stats().bytes == 1000
+    cache.set_bounds(CacheConfig(max_bytes=2048))
+    for number in range(1000):
+        cache.set(number, b"1" * 92)
+    assert cache.stats().bytes == 2000
+
+
+def test_a_value_that_is_larger_than_the_new_bound_is_refused(clock: ManualClock) -> None:
+    cache = small(clock)
+    cache.set("a", b"1" * 2000)
+    cache.set_bounds(CacheConfig(max_bytes=1024))
+    assert cache.get("a") is None
+    with pytest.raises(TooLarge):
+        cache.set("a", b"1" * 2000)

@@ -67,3 +67,14 @@ def test_the_ceiling_doubles() -> None:
     longest = [max(backoff_s(n, 300, random.Random(seed)) for seed in range(500)) for n in (1, 2, 3, 4)]
     for shorter, longer in itertools.pairwise(longest):
         assert 1.7 < longer / shorter < 2.3
+
+
+def test_a_shorter_longest_pause_cuts_the_present_one_and_bounds_the_next() -> None:
+    clock = ManualClock()
+    breaker = make(clock)
+    breaker.failed("no answer", at_least_s=200)
+    breaker.set_max_pause(1.0)
+    assert breaker.pause_left_s == 1.0
+    assert all(breaker.failed("no answer") <= 1.0 for _ in range(100))
+    breaker.set_max_pause(300)
+    assert max(breaker.failed("no answer") for _ in range(100)) > 1.0

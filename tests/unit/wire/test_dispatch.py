@@ -406,3 +406,42 @@ async def test_an_idempotency_key_beside_a_batch_is_refused() -> None:
     answer = dispatcher.begin(b"[" + request("m", {"id": 1}) + b"]", ADMIN, None, "b")
     assert isinstance(answer, bytes)
     assert json.loads(answer)["error"]["code"] == -32600
+
+
+async def test_new_limits_and_a_new_threshold_hold_from_the_next_request_on() -> None:
+    clock = HandClock()
+
+    async def takes_a_second(_call: Call, _params: Any) -> None:
+        clock.seconds += 1
+
+    dispatcher = dispatcher_of(method("m", takes_a_second), clock=clock, slow_request_ms=5000)
+    batch = b"[%b]" % b",".join([request("m", [1])] * 3)
+    assert len(json.loads(await dispatcher.handle(batch, ADMIN) or b"")) == 3
+    dispatcher.set_limits(LimitsConfig(max_batch=2))
+    refused = json.loads(await dispatcher.handle(batch, ADMIN) or b"")
+    assert refused["error"]["data"]["kind"] == "too_large"
+    with structlog.testing.capture_logs() as entries:
+        await dispatcher.handle(request("m", [1]), ADMIN)
+        dispatcher.set_slow_request(1000)
+        await dispatcher.handle(request("m", [1]), ADMIN)
+    assert [entry["event"] for entry in entries] == ["slow request"]
+
+
+async def test_what_is_logged_of_a_request_says_which_and_whose_it_was() -> None:
+    clock = HandClock()
+
+    async def fails_slowly(_call: Call, params: Get) -> None:
+        clock.seconds += 1
+        raise ZeroDivisionError if params.id == 1 else Busy
+
+    with structlog.testing.capture_logs() as entries:
+        dispatcher = dispatcher_of(method("m", fails_slowly), clock=clock, slow_request_ms=900)
+        for id_ in (1, 2):
+            await dispatcher.handle(request("m", [id_]), ADMIN)
+    assert [(entry["event"], entry.get("kind")) for entry in entries] == [
+        ("unforeseen error", "internal_error"), ("slow request", None), ("request failed", "busy"),
+        ("slow request", None),
+    ]  # fmt: skip
+    assert {(entry["method"], entry["peer"]) for entry in entries} == {("m", ADMIN.name)}
+    ids = [entry["request_id"] for entry in entries]
+    assert ids[0] == ids[1] != ids[2] == ids[3]

@@ -450,3 +450,32 @@ async def test_of_many_items_none_of_which_was_taken_nothing_is_told() -> None:
     hub.subscribe(listener, [], FIRST - 1)
     await turns()
     assert [event["data"]["ids"] for event in listener.events] == [[7]]
+
+
+async def test_a_smaller_ring_forgets_the_oldest_and_a_larger_one_keeps_more_from_then_on() -> None:
+    hub = hub_of(event_replay=4)
+    for number in range(4):
+        hub.publish("episodes", {"n": number})
+    hub.set_limits(LimitsConfig(event_replay=2))
+    late = Listener()
+    hub.subscribe(late, [], FIRST)
+    await turns()
+    assert told(late) == [("lagged", FIRST, FIRST + 2), ("episodes", 2), ("episodes", 3)]
+    hub.set_limits(LimitsConfig(event_replay=3))
+    for number in range(4, 6):
+        hub.publish("episodes", {"n": number})
+    later = Listener()
+    hub.subscribe(later, [], FIRST + 2)
+    await turns()
+    assert told(later) == [("episodes", 3), ("episodes", 4), ("episodes", 5)]
+
+
+async def test_a_new_number_of_subscriptions_holds_for_the_next_one() -> None:
+    hub, listener = hub_of(max_subscriptions=1), Listener()
+    hub.subscribe(listener, [], None)
+    hub.set_limits(LimitsConfig(max_subscriptions=2))
+    hub.subscribe(listener, [], None)
+    hub.set_limits(LimitsConfig(max_subscriptions=1))
+    with pytest.raises(TooLarge):
+        hub.subscribe(listener, [], None)
+    assert hub.stats().subscriptions == 2
