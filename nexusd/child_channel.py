@@ -40,6 +40,7 @@ def become_child() -> None:
     # Ctrl-C and systemctl stop reach the whole group; the daemon decides when its children end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def lower_priority(niceness: int, thread_id: int = 0) -> None:

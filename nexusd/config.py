@@ -51,7 +51,9 @@ DEFAULT_MODELS = {
     "openai": "text-embedding-3-small",
 }
 # A relative path in these starts at the file that names it.
-PATH_KEYS = frozenset({"storage.database", "server.socket.path", "files.directory", "index.tls.caFile"})
+PATH_KEYS = frozenset({
+    "storage.database", "server.socket.path", "files.directory", "index.tls.caFile", "log.journalSocket",
+})
 DEFAULT_INDEX_URL = "http://localhost:6333"  # the older service's own default
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -222,7 +224,8 @@ class LogConfig(Section, frozen=True, kw_only=True):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "terminal", "logfmt"] = "auto"
+    format: Literal["auto", "journal", "terminal", "logfmt"] = "auto"
+    journal_socket: str = "/run/systemd/journal/socket"
     slow_request_ms: Positive = 1000
 
 
@@ -254,6 +257,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     socket_path: Path
     config_path: Path | None
     notify_socket: str | None = None
+    journal_stream: str | None = None
 
 
 def load_settings(
@@ -286,6 +290,7 @@ def load_settings(
         socket_path=_absolute(Path(values.server.socket.path or runtime_directory / SOCKET_FILE_NAME)),
         config_path=config_path,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
+        journal_stream=environ.get("JOURNAL_STREAM") or None,
     )
     _hold_rules(settings, reading)
     for rule in rules:

@@ -6,7 +6,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from nexusd.log import render_logfmt
+from nexusd.logfmt import render_logfmt
 
 # Derandomized: the same commit gives the same result. Shared machines stall, so no example has a deadline;
 # pytest's timeout holds the whole.

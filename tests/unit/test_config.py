@@ -267,7 +267,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
          "settings.yaml:2: storage.readers: found a list, expected a whole number from 1 to 64"),
         ("storage:\n  readers: {a: 1}",
          "settings.yaml:2: storage.readers: found a section, expected a whole number from 1 to 64"),
-        ("log: 3", "settings.yaml:1: log: expected a section with some of level, format, slowRequestMs"),
+        ("log: 3", "settings.yaml:1: log: expected a section with some of level, format, journalSocket, slowRequestMs"),
         ("server: {socket: {mode: rwx}}",
          'settings.yaml:1: server.socket.mode: found "rwx", expected an octal mode such as "0660"'),
         ("embedding: {dimension: 0}",
