@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from nexusd import __version__
-from nexusd.config import describe_settings, load_settings
+from nexusd.config import Settings, describe_settings, load_settings
 from nexusd.data_directory import try_data_directory
 from nexusd.embedding.http_settings import http_complaints
 from nexusd.embedding.model_files import model_complaints
@@ -25,11 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only validate the settings")
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     options = parser.parse_args(arguments)
-    try:
-        settings = load_settings(
+
+    def load() -> Settings:
+        return load_settings(
             config=options.config, data=options.data, environ=os.environ,
             rules=[model_complaints, http_complaints],
         )
+
+    try:
+        settings = load()
         if options.check:
             try_data_directory(settings.data_directory)
             print(describe_settings(settings))
@@ -37,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Only now: --check and --help answer at once, and a wrong setting is told before anything is loaded.
         from nexusd.app import run  # noqa: PLC0415
 
-        return run(settings)
+        return run(settings, load)
     except StartupError as error:
         print(f"nexusd: {error.message}", file=sys.stderr)
         return error.exit_code

@@ -11,6 +11,7 @@ import gc
 import os
 import random
 import sys
+from collections.abc import Callable
 
 import structlog
 import uvloop
@@ -42,7 +43,7 @@ from nexusd.api.users import UsersApi
 from nexusd.api.vectors import VectorsApi
 from nexusd.cache import Cache
 from nexusd.clock import SystemClock
-from nexusd.config import Settings
+from nexusd.config import Config, Settings
 from nexusd.data_directory import make_data_directory
 from nexusd.embedding.providers import make_embedder
 from nexusd.embedding.serving import KeyedModel, Serving
@@ -51,10 +52,11 @@ from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.index import Index
 from nexusd.index.server import ServerIndex
-from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, stop_on_signals
-from nexusd.log import configure, log_stray_errors
+from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, reload_on_hangup, stop_on_signals
+from nexusd.log import LogControl, configure, log_loop_errors, log_stray_errors
 from nexusd.metrics import Metrics
 from nexusd.model.events import INNER_TOPICS
+from nexusd.reloading import Reloader, Taker
 from nexusd.retrieval.context import ContextBuilder
 from nexusd.retrieval.search import MemorySearch
 from nexusd.retrieval.similar import SimilaritySearch
@@ -81,7 +83,8 @@ STATUS_INTERVAL_S = 5.0  # how often the line in `systemctl status` is made anew
 class App:
     """One daemon: every part, in its place."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Settings], log: LogControl) -> None:
+        """`load` reads the settings anew, for a reload."""
         config = settings.config
         clock = SystemClock()
         self._settings = settings
@@ -114,17 +117,21 @@ class App:
             self._table, config.server.limits, slow_request_ms=config.log.slow_request_ms, clock=clock,
             gate=self._gate, on_change=self._hub.changed,
         )
-        http = HttpService(
+        self._http = HttpService(
             self._dispatcher, self._table, config.server.limits, clock, routes=rest_routes(),
             host_names=config.server.tcp.names,
             metrics=self._figures if config.metrics.enabled else None,
         )
-        self._server = Server(self._dispatcher, config.server, settings.socket_path, http)
+        self._server = Server(self._dispatcher, config.server, settings.socket_path, self._http)
+        self._reloader = Reloader(
+            settings, load, self._takers(log), notifier=self._notifier, status_line=self._status_line,
+            publish=self._hub.publish, look_at_files=self._files.scan,
+        )
         self._report = StatusReport(
             settings=settings, store=self._store, index=self._index, serving=self._serving,
             collections=self._collections, worker=self._worker, dispatcher=self._dispatcher,
             server=self._server, supervisor=self._supervisor, clock=clock,
-            files=self._files, cache=self._cache,
+            files=self._files, cache=self._cache, settings_status=self._reloader.status, log=log,
         )
         self._metrics = Metrics(
             report=self._report, dispatcher=self._dispatcher, server=self._server, store=self._store,
@@ -146,6 +153,27 @@ class App:
             self._settings.data_directory / "index", config, self._clock, on_up=self._index_came_up, on_running=tell
         )
 
+    def _takers(self, log: LogControl) -> list[Taker]:
+        """What can change while the daemon runs, and who takes it. config.yaml says the same to people."""
+
+        def take_limits(config: Config) -> None:
+            limits = config.server.limits
+            for part in (self._server, self._dispatcher, self._http, self._hub):
+                part.set_limits(limits)
+
+        return [
+            Taker(["log.level"], lambda config: log.set_level(config.log.level)),
+            Taker(["log.slowRequestMs"], lambda config: self._dispatcher.set_slow_request(config.log.slow_request_ms)),
+            Taker(["server.limits"], take_limits),
+            Taker(["server.tcp.hostNames"], lambda config: self._http.set_host_names(config.server.tcp.names)),
+            Taker(["server.drainTimeoutS"], lambda _config: None),  # asked for when it is needed
+            Taker(["storage.maxQueuedWrites", "storage.readTimeoutS"],
+                  lambda config: self._store.set_limits(config.storage)),
+            Taker(["outbox"], lambda config: self._worker.set_pace(config.outbox)),
+            Taker(["cache"], lambda config: self._cache.set_bounds(config.cache)),
+            Taker(["files.pollIntervalS"], lambda config: self._files.set_interval(config.files.poll_interval_s)),
+        ]
+
     def _register_methods(self) -> None:
         search = MemorySearch(
             self._store, self._index, self._serving, self._clock,
@@ -157,7 +185,7 @@ class App:
             payloads=current_payloads, complete=lambda: self._worker.complete,
         )
         for api in (
-            SystemApi(self._table, self._report.health, self._report.status),
+            SystemApi(self._table, self._report.health, self._report.status, self._reloader.reload),
             ProjectsApi(self._store, self._clock),
             SessionsApi(self._store, self._clock),
             EpisodesApi(self._store, self._worker, self._clock),
@@ -186,7 +214,11 @@ class App:
     async def run(self) -> ExitCode:
         """Start, serve until asked to stop, stop in reverse."""
         began_s = self._clock.monotonic_s()
-        with stop_on_signals(self._stop, _leave_at_once):
+        log_loop_errors(asyncio.get_running_loop())
+        with (
+            stop_on_signals(self._stop, _leave_at_once),
+            reload_on_hangup(self._reloader.request, self._stop, sys.stderr),
+        ):
             async with contextlib.AsyncExitStack() as parts:
                 await self._store.open()
                 parts.push_async_callback(self._store.close)
@@ -211,6 +243,7 @@ class App:
                 gc.set_threshold(*GC_THRESHOLDS)
                 self._gate.open()
                 self._supervisor.start("status", self._keep_status)
+                self._supervisor.start("reload", self._reloader.run)
                 self._notifier.ready(self._report.line())
                 start_ms = round((self._clock.monotonic_s() - began_s) * 1000)
                 self._log.info("ready", version=__version__, start_ms=start_ms)
@@ -221,7 +254,7 @@ class App:
                 self._gate.stop()
                 self._worker.stop_waiting()
                 self._server.stop_accepting()
-                await self._server.drain(self._settings.config.server.drain_timeout_s)
+                await self._server.drain(self._reloader.settings.config.server.drain_timeout_s)
         self._log.info("stopped", reason=reason, exit_code=int(self._stop.exit_code))
         self._notifier.close()
         return self._stop.exit_code
@@ -233,6 +266,9 @@ class App:
         if answering:
             self._worker.embedder_up()
         self._tell_state("embedder", up=answering)
+
+    def _status_line(self) -> str:
+        return self._report.line()
 
     async def _figures(self) -> tuple[bytes, str]:
         return await self._metrics.render()
@@ -260,19 +296,19 @@ def _leave_at_once(number: int) -> None:
     os._exit(128 + number)
 
 
-def run(settings: Settings) -> int:
-    """Run the daemon with these settings; its exit code.
+def run(settings: Settings, load: Callable[[], Settings]) -> int:
+    """Run the daemon with these settings; its exit code. `load` reads them anew.
 
     Raises:
         StartupError: it cannot start with these settings or this data.
     """
-    configure(settings.config.log, sys.stderr)
+    log = configure(settings.config.log, sys.stderr, settings.journal_stream)
     log_stray_errors()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     make_data_directory(settings.data_directory)
 
     async def serve() -> ExitCode:
-        return await App(settings).run()  # inside the loop: the parts make events and futures of it
+        return await App(settings, load, log).run()  # inside the loop: the parts make events and futures of it
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return int(runner.run(serve()))

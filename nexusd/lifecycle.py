@@ -11,15 +11,18 @@ import contextlib
 import random
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import sdnotify
 import structlog
 
 from nexusd.clock import Clock
+from nexusd.exception_text import describe_error
 
 FIRST_RESTART_DELAY_S = 0.1
 MAX_RESTART_DELAY_S = 30.0
@@ -81,6 +84,25 @@ def stop_on_signals(stop: StopSignal, at_once: Callable[[int], object]) -> Itera
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def reload_on_hangup(request: Callable[[], object], stop: StopSignal, stream: TextIO) -> Iterator[None]:
+    """SIGHUP asks for new settings; where it means that the terminal is gone, as `stream` tells, it asks to stop."""
+    loop = asyncio.get_running_loop()
+    was_terminal = stream.isatty()
+
+    def received() -> None:
+        if was_terminal and not stream.isatty():
+            stop.request("SIGHUP: the terminal is gone")
+        else:
+            request()
+
+    loop.add_signal_handler(signal.SIGHUP, received)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 @dataclass(slots=True)
@@ -166,7 +188,7 @@ class Supervisor:
             if error is None and ends:
                 state.state = "finished"
                 return
-            state.last_error = "ended by itself" if error is None else f"{type(error).__name__}: {error}"
+            state.last_error = "ended by itself" if error is None else describe_error(error)
             if on_failure == "stop":
                 state.state = "failed"
                 self._log.critical("task failed; stopping", task=state.name, reason=state.last_error,
@@ -221,6 +243,8 @@ class Notifier:
         self._log = structlog.get_logger("nexusd.lifecycle")
         self._sender: _BoundNotifier | None = None
         self._last_status = ""
+        self._stopping = False
+        self._unsent: deque[str] = deque()  # what must arrive, and in this order
         if notify_socket is None:
             return
         try:
@@ -234,21 +258,36 @@ class Notifier:
         return self._sender is not None
 
     def ready(self, status: str) -> None:
-        """The sockets answer."""
-        self._send("READY=1", NOTIFY_ATTEMPTS)
+        """The sockets answer, or new settings were dealt with."""
+        if self._stopping:
+            return
+        self._send_surely("READY=1")
         self.status(status)
 
+    def reloading(self) -> None:
+        """New settings are being taken; `ready` says that it is over, however it ended."""
+        if not self._stopping:
+            # systemd compares the time with that of its own signal: only in one message do the two belong together
+            now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            self._send_surely(f"RELOADING=1\nMONOTONIC_USEC={now_us}")
+
     def stopping(self, status: str) -> None:
-        """The drain has begun."""
-        self._send("STOPPING=1", NOTIFY_ATTEMPTS)
+        """The drain has begun; nothing is ready from now on."""
+        self._stopping = True
+        self._send_surely("STOPPING=1")
         self.status(status)
 
     def status(self, text: str) -> None:
         """A line for people, in `systemctl status`. The same line again is not sent."""
         # sdnotify drops a message that is not Latin-1, and a line break would begin another assignment
         line = " ".join(text.split()).encode("ascii", "replace").decode("ascii")[:MAX_STATUS_CHARACTERS]
-        if line != self._last_status and self._send(f"STATUS={line}"):
-            self._last_status = line
+        if line == self._last_status:
+            return
+        try:
+            if self._send(f"STATUS={line}"):
+                self._last_status = line
+        except BlockingIOError:     # the next one says how things are then
+            return
 
     def close(self) -> None:
         """Give the socket back."""
@@ -256,16 +295,34 @@ class Notifier:
             self._sender.socket.close()
             self._sender = None
 
-    def _send(self, message: str, attempts: int = 1) -> bool:
-        """One datagram a matter, so that nothing is lost with something else. Never waits."""
+    def _send_surely(self, message: str) -> None:
+        """Send it, now or as soon as systemd takes it, and after what was to be sent before it."""
+        self._unsent.append(message)
+        if len(self._unsent) == 1:
+            self._send_unsent(NOTIFY_ATTEMPTS)
+
+    def _send_unsent(self, attempts: int) -> None:
+        while self._unsent:
+            try:
+                self._send(self._unsent[0])
+            except BlockingIOError:
+                if attempts > 1:
+                    asyncio.get_running_loop().call_later(NOTIFY_RETRY_S, self._send_unsent, attempts - 1)
+                    return
+            self._unsent.popleft()
+
+    def _send(self, message: str) -> bool:
+        """One datagram a matter, so that nothing is lost with something else. Never waits.
+
+        Raises:
+            BlockingIOError: systemd's queue is full.
+        """
         if self._sender is None:
             return False
         try:
             self._sender.notify(message)
-        except BlockingIOError:  # systemd's queue is full
-            if attempts > 1:
-                asyncio.get_running_loop().call_later(NOTIFY_RETRY_S, self._send, message, attempts - 1)
-            return False
+        except BlockingIOError:
+            raise
         except OSError as error:
             self._log.warning("systemd was not notified", message=message, reason=str(error))
             return False

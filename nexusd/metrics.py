@@ -35,6 +35,7 @@ from nexusd.index.index import Index, IndexHealth
 from nexusd.lifecycle import Supervisor
 from nexusd.model.cache import CacheStats
 from nexusd.model.outbox import BreakerState, OutboxState
+from nexusd.model.system import SettingsStatus
 from nexusd.processes import cpu_seconds, resident_bytes
 from nexusd.status import StatusReport
 from nexusd.store.database import Database, StoreStats
@@ -71,6 +72,8 @@ class _Picture:
     now_ms: int
     uptime_s: float
     health: str
+    settings: SettingsStatus
+    log_dropped: int
     calls: Sequence[_Calls]
     connections: int
     peers: int
@@ -139,6 +142,8 @@ class Metrics:
             now_ms=self._clock.now_ms(),
             uptime_s=self._clock.monotonic_s() - self._began_s,
             health=self._report.health().status,
+            settings=self._report.settings(),
+            log_dropped=self._report.log().dropped,
             calls=[
                 _Calls(name, count.count, count.seconds, tuple(count.buckets), dict(count.errors))
                 for name, count in self._dispatcher.counters.called()
@@ -192,6 +197,15 @@ def _daemon(now: _Picture) -> Families:
     )
     yield _gauge("nexusd_uptime_seconds", "Time since the start.", now.uptime_s)
     yield _states("nexusd_health", "How the daemon is; degraded: see health.", HEALTH_STATES, now.health)
+    yield _counters(
+        "nexusd_settings_reloads", "Times that the settings were read anew: taken, or refused as wrong.", "outcome",
+        {"taken": now.settings.reloads, "refused": now.settings.refused},
+    )
+    yield _gauge(
+        "nexusd_settings_need_restart", "Settings that were changed and wait for a restart.",
+        len(now.settings.needs_restart),
+    )
+    yield _counter("nexusd_log_entries_dropped", "Log entries that the journal did not take.", now.log_dropped)
     yield _counters("nexusd_task_restarts", "Times that an inner task was begun again.", "task", now.restarts)
 
 

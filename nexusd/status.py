@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from itertools import islice
 
 from nexusd import __version__
@@ -18,15 +19,18 @@ from nexusd.errors import IndexUnavailable, InternalError
 from nexusd.files.storage import FileStorage
 from nexusd.index.index import Index
 from nexusd.lifecycle import Supervisor
+from nexusd.log import LogControl
 from nexusd.model.system import (
     DatabaseStatus,
     EmbedderStatus,
     FilesStatus,
     Health,
     IndexStatus,
+    LogStatus,
     MethodCount,
     ProcessStatus,
     ServerStatus,
+    SettingsStatus,
     SystemStatus,
     TaskStatus,
 )
@@ -62,6 +66,8 @@ class StatusReport:
         clock: Clock,
         files: FileStorage,
         cache: Cache,
+        settings_status: Callable[[], SettingsStatus],
+        log: LogControl,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -75,6 +81,8 @@ class StatusReport:
         self._clock = clock
         self._files = files
         self._cache = cache
+        self._settings_status = settings_status
+        self._log = log
         self._began_s = clock.monotonic_s()
 
     def health(self) -> Health:
@@ -113,6 +121,8 @@ class StatusReport:
         state = "ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state
         clients = self._server.connections
         parts = [state, f"{clients} client{'' if clients == 1 else 's'}", f"outbox {waiting}{age}", *health.reasons]
+        if self.settings().refusal is not None:
+            parts.append("the changed settings are refused")
         return ", ".join(parts)
 
     async def status(self) -> SystemStatus:
@@ -173,6 +183,8 @@ class StatusReport:
                 broken=dict(islice(self._files.broken().items(), MAX_BROKEN_FILES)),
             ),
             cache=self._cache.stats(),
+            settings=self.settings(),
+            log=self.log(),
             tasks=[
                 TaskStatus(name=task.name, state=task.state, restarts=task.restarts)
                 for task in self._supervisor.states()
@@ -183,6 +195,14 @@ class StatusReport:
                 if (size := resident_bytes(pid)) is not None
             ],
         )
+
+    def settings(self) -> SettingsStatus:
+        """How often the settings were taken anew, and what is left for a restart."""
+        return self._settings_status()
+
+    def log(self) -> LogStatus:
+        """Where log entries go, and how many were lost on the way."""
+        return LogStatus(output=self._log.kind, dropped=self._log.dropped)
 
     def processes(self) -> list[tuple[str, int]]:
         """The processes of the daemon; the index has a second one while its search graph is made anew."""

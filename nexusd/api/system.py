@@ -1,4 +1,4 @@
-"""health, system.status, rpc.discover, help: the daemon about itself.
+"""health, system.status, system.reload, rpc.discover, help: the daemon about itself.
 
 Owns which findings make the daemon degraded. Knows the parts only by the figures they give.
 """
@@ -6,14 +6,14 @@ Owns which findings make the daemon degraded. Knows the parts only by the figure
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
-from nexusd.errors import MethodNotFound
+from nexusd.errors import BadContent, MethodNotFound
 from nexusd.model.fields import NoParams
-from nexusd.model.system import Health, Help, SystemStatus
+from nexusd.model.system import Health, Help, Reloaded, SystemStatus
 from nexusd.wire.discovery import describe, discover
 from nexusd.wire.methods import Call, Method, MethodTable
 from nexusd.wire.replies import encode
@@ -27,10 +27,12 @@ class SystemApi:
         table: MethodTable,
         health: Callable[[], Health],
         status: Callable[[], Any],
+        reload: Callable[[], Awaitable[Reloaded]],
     ) -> None:
         self._table = table
         self._health = health
         self._status = status
+        self._reload = reload
         self._document: msgspec.Raw | None = None  # made once: the methods are the same until the end
 
     def health(self, _call: Call, _params: NoParams) -> Health:
@@ -41,6 +43,10 @@ class SystemApi:
         """Every part in figures."""
         status: SystemStatus = await self._status()
         return status
+
+    async def reload(self, _call: Call, _params: NoParams) -> Reloaded:
+        """The settings anew."""
+        return await self._reload()
 
     async def discover(self, _call: Call, _params: NoParams) -> msgspec.Raw:
         """Every method as an OpenRPC document."""
@@ -72,6 +78,16 @@ class SystemApi:
                 result=SystemStatus,
                 handler=self.status,
                 role="read",
+                example={},
+            ),
+            Method(
+                name="system.reload",
+                summary="Read the settings anew and take what can change without a restart; wrong ones change nothing.",
+                params=NoParams,
+                result=Reloaded,
+                handler=self.reload,
+                role="admin",
+                errors=(BadContent,),
                 example={},
             ),
             Method(

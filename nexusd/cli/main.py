@@ -137,6 +137,20 @@ def status(ctx: typer.Context, *, json: Json = False) -> None:
         draw(render().status(msgspec.json.decode(answer)))
 
 
+def reload(ctx: typer.Context, *, json: Json = False) -> None:
+    """Have the daemon read its settings anew.
+
+    Says what changed and what needs a restart. Settings that are wrong change nothing, and the exit code is 1.
+    """
+    invocation = invocation_of(ctx, json=json)
+    with invocation.client() as nexus:
+        answer = nexus.execute(Request("system.reload", {}, msgspec.Raw, mutates=False))
+    if invocation.json:
+        write(answer)
+    else:
+        draw(render().reloaded(msgspec.json.decode(answer)))
+
+
 def add(
     ctx: typer.Context,
     *,
@@ -249,6 +263,7 @@ def make_app() -> typer.Typer:
     app.command()(search)
     app.command()(context)
     app.command()(status)
+    app.command()(reload)
     app.command()(events)
     app.command("import")(import_)
     app.command()(call)

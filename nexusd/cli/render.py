@@ -150,7 +150,7 @@ def status(report: Mapping[str, Any]) -> RenderableType:
     grid.add_column(overflow="fold")
     renderers = {
         "health": _health, "database": _database, "outbox": _outbox, "index": _index, "embedder": _embedder,
-        "server": _server,
+        "server": _server, "settings": _settings, "log": _log,
     }  # fmt: skip
     for name, renderer in renderers.items():
         part = report.get(name)
@@ -162,6 +162,15 @@ def status(report: Mapping[str, Any]) -> RenderableType:
     if report.get("processes"):
         grid.add_row("memory", _joined(_process(process) for process in report["processes"]))
     return Group(head, Text(""), grid)
+
+
+def reloaded(report: Mapping[str, Any]) -> RenderableType:
+    """What a reload did."""
+    changed, waiting = ([safe(str(name)) for name in report.get(key) or ()] for key in ("changed", "needsRestart"))
+    lines = [Text.assemble(("✓ ", "green"), f"changed: {', '.join(changed)}" if changed else "nothing changed")]
+    if waiting:
+        lines.append(Text(f"needs a restart: {', '.join(waiting)}", style="yellow"))
+    return Group(*lines)
 
 
 def _is_troubled(task: Mapping[str, Any]) -> bool:
@@ -181,6 +190,24 @@ def _health(part: Mapping[str, Any]) -> Text:
     text = _state(part.get("status", "?"))
     for reason in part.get("reasons") or ():
         text.append(f"\n{safe(str(reason))}", style="yellow")
+    return text
+
+
+def _settings(part: Mapping[str, Any]) -> Text:
+    text = Text(safe(str(part.get("file") or "defaults and environment")))
+    if part.get("reloads"):
+        text.append(f" · reloaded {count(part['reloads'], 'time')}")
+    if part.get("needsRestart"):
+        text.append(f"\nneeds a restart: {', '.join(safe(str(name)) for name in part['needsRestart'])}", style="yellow")
+    if part.get("refusal"):
+        text.append(f"\nrefused: {safe(str(part['refusal']))}", style="red")
+    return text
+
+
+def _log(part: Mapping[str, Any]) -> Text:
+    text = Text(safe(str(part.get("output", "?"))))
+    if part.get("dropped"):
+        text.append(f" · {count(part['dropped'], 'entry', 'entries')} lost", style="red")
     return text
 
 

@@ -98,6 +98,33 @@ class ProcessStatus(Record, frozen=True, kw_only=True):
     resident_bytes: int
 
 
+class SettingsStatus(Record, frozen=True, kw_only=True):
+    """The settings since the start: how often they were taken anew or refused, and why last, until they are taken.
+
+    `needs_restart` names those that were changed and hold only after the next start.
+    """
+
+    file: str | None
+    reloads: int
+    refused: int
+    refusal: str | None
+    needs_restart: list[str]
+
+
+class LogStatus(Record, frozen=True, kw_only=True):
+    """Where log entries go; `dropped` were not taken by the journal."""
+
+    output: Literal["journal", "terminal", "logfmt"]
+    dropped: int
+
+
+class Reloaded(Record, frozen=True, kw_only=True):
+    """What system.reload answers: settings that hold from now on, and those that will after a restart."""
+
+    changed: list[str]
+    needs_restart: list[str]
+
+
 class SystemStatus(Record, frozen=True, kw_only=True):
     """What system.status answers."""
 
@@ -112,6 +139,8 @@ class SystemStatus(Record, frozen=True, kw_only=True):
     server: ServerStatus
     files: FilesStatus
     cache: CacheStats
+    settings: SettingsStatus
+    log: LogStatus
     tasks: list[TaskStatus]
     processes: list[ProcessStatus]
 

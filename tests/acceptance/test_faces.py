@@ -54,6 +54,7 @@ def S(  # noqa: N802 - a row of the table
 SCRIPT: tuple[Step, ...] = (
     S("health"),
     S("system.status"),
+    S("system.reload"),
     S("rpc.discover"),
     S("help"),
     S("help", {"method": "episodes.create"}),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nexusd.app import App
 from nexusd.config import load_settings
+from nexusd.log import LogControl
 from nexusd.wire.methods import MethodTable
 
 
@@ -15,4 +16,5 @@ from nexusd.wire.methods import MethodTable
 def real_table() -> MethodTable:
     """Every method that `App` registers. Its handlers are of no use: the store behind them was never opened."""
     with tempfile.TemporaryDirectory() as directory:
-        return App(load_settings(config=None, data=Path(directory), environ={}))._table
+        settings = load_settings(config=None, data=Path(directory), environ={})
+        return App(settings, lambda: settings, LogControl())._table

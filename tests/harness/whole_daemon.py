@@ -20,6 +20,7 @@ from fakes.index import FakeIndex
 from nexusd.app import App
 from nexusd.clock import SystemClock
 from nexusd.config import load_settings
+from nexusd.log import LogControl
 from nexusd.store.connection import Connection
 from nexusd.wire.methods import Client, Principal
 
@@ -137,7 +138,7 @@ async def whole_daemon(
         replaced.enter_context(mock.patch("nexusd.app.SystemClock", return_value=clock or SystemClock()))
         if index is not None:
             replaced.enter_context(mock.patch("nexusd.app.EmbeddedIndex", return_value=index))
-        app = App(settings)
+        app = App(settings, lambda: load_settings(config=config, data=data, environ=SETTINGS), LogControl())
     async with contextlib.AsyncExitStack() as parts:
         await app._store.open()
         parts.push_async_callback(app._store.close)

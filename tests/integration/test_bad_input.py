@@ -22,6 +22,7 @@ from harness.parameters import Case, allowed, refused, sample
 from nexusd.app import App
 from nexusd.config import load_settings
 from nexusd.errors import InvalidParams
+from nexusd.log import LogControl
 from nexusd.store.connection import Connection
 from nexusd.wire.discovery import describe
 from nexusd.wire.methods import Method
@@ -73,7 +74,8 @@ class Peer:
 async def peer() -> AsyncIterator[Peer]:
     with tempfile.TemporaryDirectory() as directory:  # not tmp_path: a socket's path is short
         environ = {"NEXUSD_SERVER__TCP__ENABLED": "false"}
-        app = App(load_settings(config=None, data=Path(directory), environ=environ))
+        settings = load_settings(config=None, data=Path(directory), environ=environ)
+        app = App(settings, lambda: settings, LogControl())
         async with contextlib.AsyncExitStack() as parts:
             await app._store.open()
             parts.push_async_callback(app._store.close)

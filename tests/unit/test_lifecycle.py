@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import random
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from nexusd.lifecycle import (
     Notifier,
     StopSignal,
     Supervisor,
+    reload_on_hangup,
     stop_on_signals,
 )
 
@@ -62,7 +65,7 @@ class Bench:
     async def task(self) -> None:
         self.lives += 1
         if self.lives <= self.failures:
-            raise ValueError(f"life {self.lives}")
+            raise RuntimeError(f"life {self.lives}")
         self.running.set()
         await asyncio.Event().wait()
 
@@ -79,12 +82,12 @@ async def test_a_task_that_dies_is_restarted_and_said_so(bench: Bench) -> None:
         await bench.running.wait()
     [state] = bench.supervisor.states()
     assert (state.name, state.state, state.restarts, state.last_error) == (
-        "outbox", "running", 3, "ValueError: life 3",
+        "outbox", "running", 3, "RuntimeError: life 3",
     )  # fmt: skip
     assert [entry["event"] for entry in entries] == ["task failed; restarting"] * 3
     assert [entry["log_level"] for entry in entries] == ["error"] * 3
-    assert entries[0]["reason"] == "ValueError: life 1"
-    assert isinstance(entries[0]["exc_info"], ValueError)
+    assert entries[0]["reason"] == "RuntimeError: life 1"
+    assert isinstance(entries[0]["exc_info"], RuntimeError)
     assert not bench.stop.requested.is_set()
     await bench.supervisor.close()
 
@@ -155,7 +158,7 @@ async def test_a_task_that_must_not_fail_stops_the_daemon_with_its_reason(bench:
     bench.failures = 1
     with capture_logs() as entries:
         bench.supervisor.start("writer", bench.task, on_failure="stop")
-        assert await bench.stop.wait() == "writer: ValueError: life 1"
+        assert await bench.stop.wait() == "writer: RuntimeError: life 1"
     assert bench.stop.exit_code == ExitCode.INTERNAL == 70
     assert bench.supervisor.states()[0].state == "failed"
     assert bench.lives == 1
@@ -280,6 +283,35 @@ async def test_a_signal_asks_to_stop_and_a_second_one_ends_at_once(number: signa
     assert stop.exit_code == ExitCode.OK == 0
 
 
+class Stream(io.StringIO):
+    """Standard error, connected to a terminal for as long as there is one."""
+
+    terminal = True
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+async def test_a_hangup_asks_for_new_settings_unless_it_means_that_the_terminal_is_gone() -> None:
+    stop, stream = StopSignal(), Stream()
+    asked = asyncio.Event()
+    with reload_on_hangup(asked.set, stop, stream):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asked.wait()
+        assert not stop.requested.is_set()
+        stream.terminal = False
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert await stop.wait() == "SIGHUP: the terminal is gone"
+
+
+async def test_a_hangup_of_a_service_always_asks_for_new_settings() -> None:
+    stop, asked = StopSignal(), asyncio.Event()
+    with reload_on_hangup(asked.set, stop, io.StringIO()):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asked.wait()
+    assert not stop.requested.is_set()
+
+
 # --- systemd ----------------------------------------------------------------------------------------------
 
 
@@ -386,4 +418,57 @@ async def test_a_full_queue_never_blocks_and_ready_comes_through_when_there_is_r
     messages: list[bytes] = []
     while b"READY=1" not in messages:
         messages.append(await loop.sock_recv(manager, 65536))
+    notifier.close()
+
+
+async def test_a_reload_begins_with_its_time_in_the_same_message_and_ends_with_ready(manager: socket.socket) -> None:
+    notifier = Notifier(manager.getsockname())
+    before_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notifier.reloading()
+    notifier.ready("all well")
+    begun, over, status = received(manager)
+    assert begun.startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    assert before_us <= int(begun.rpartition(b"=")[2]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert (over, status) == (b"READY=1", b"STATUS=all well")
+    notifier.close()
+
+
+async def test_nothing_is_ready_any_more_once_it_stops(manager: socket.socket) -> None:
+    notifier = Notifier(manager.getsockname())
+    notifier.stopping("draining")
+    notifier.reloading()
+    notifier.ready("all well")
+    assert received(manager) == [b"STOPPING=1", b"STATUS=draining"]
+    notifier.close()
+
+
+async def test_what_must_arrive_arrives_in_its_order_however_full_the_queue_was(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusd.lifecycle.NOTIFY_RETRY_S", 0.001)
+    notifier = Notifier(manager.getsockname())
+    for number in range(10_000):
+        notifier.status(f"line {number}")
+    notifier.reloading()
+    received(manager)   # from here on there is room; but the first is still waiting for its next try
+    notifier.ready("ready")
+    notifier.stopping("stopping")
+    messages: list[bytes] = []
+    while b"STOPPING=1" not in messages:
+        messages.append(await asyncio.get_running_loop().sock_recv(manager, 65536))
+    told = [message.partition(b"=")[0] for message in messages if not message.startswith(b"STATUS=")]
+    assert told == [b"RELOADING", b"READY", b"STOPPING"]
+    notifier.close()
+
+
+async def test_a_manager_that_never_listens_is_given_up(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusd.lifecycle.NOTIFY_RETRY_S", 0.0)
+    notifier = Notifier(manager.getsockname())
+    for number in range(10_000):
+        notifier.status(f"line {number}")
+    notifier.ready("ready")
+    while notifier._unsent:
+        await asyncio.sleep(0)
     notifier.close()

@@ -27,6 +27,9 @@ STATUS: dict[str, Any] = {
     "server": {"socket": "/run/nexusd/nexusd.sock", "tcp": None, "connections": 4,
                "methods": {"episodes.create": {"calls": 10, "errors": 3, "faults": 1, "totalMs": 3.0},
                            "episodes.get": {"calls": 5, "errors": 1, "totalMs": 3.0}}},
+    "settings": {"file": "/etc/nexusd/config.yaml", "reloads": 2, "refused": 1, "needsRestart": ["server.tcp.port"],
+                 "refusal": "/etc/nexusd/config.yaml:2: log.level: found 1"},
+    "log": {"output": "journal", "dropped": 1200},
     "tasks": [{"name": "outbox", "state": "running", "restarts": 2},
               {"name": "status", "state": "running", "restarts": 0}],
     "processes": [{"name": "daemon", "pid": 12, "residentBytes": 92_000_000}],
@@ -50,7 +53,8 @@ def test_status_says_what_a_person_wants_to_know() -> None:
         "embedded · unavailable · 98,000 points · building a faster one · restarted 1 time",
         "the child ended",
         "4 connections · 15 requests · 3 refused · 1 internal error, see the log", "outbox running, restarted 2 times",
-        "daemon 92.0 MB (pid 12)",
+        "daemon 92.0 MB (pid 12)", "/etc/nexusd/config.yaml · reloaded 2 times", "needs a restart: server.tcp.port",
+        "refused: /etc/nexusd/config.yaml:2: log.level: found 1", "journal · 1,200 entries lost",
     ):  # fmt: skip
         assert piece in text
 
@@ -69,6 +73,12 @@ PATHS = [(name,) for name in STATUS] + [
 @pytest.mark.parametrize("path", PATHS, ids=".".join)
 def test_status_is_shown_without_an_entry_that_this_daemon_does_not_have(path: tuple[str, ...]) -> None:
     assert "nexusd" in drawn(render.status(without(STATUS, path)))
+
+
+def test_a_reload_says_what_changed_and_what_waits() -> None:
+    done = {"changed": ["log.level", "cache.ttlMs"], "needsRestart": ["server.tcp.port"]}
+    assert drawn(render.reloaded(done)) == "✓ changed: log.level, cache.ttlMs\nneeds a restart: server.tcp.port\n"
+    assert drawn(render.reloaded({"changed": [], "needsRestart": []})) == "✓ nothing changed\n"
 
 
 def test_status_of_nothing_is_shown() -> None:
