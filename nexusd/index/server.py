@@ -135,14 +135,14 @@ class ServerIndex:
         ]
         if not checked:
             return
-        stamp = held.stamp()
-        answered = False
+        stamp, ids, answered = held.stamp(), [point.id for point in checked], False
         try:
-            await self._ask(lambda calls: calls.upsert(collection, checked, stamp), self._config.call_timeout_s)
+            with held.witness.writing(ids, stamp, removing=False):
+                await self._ask(lambda calls: calls.upsert(collection, checked, stamp), self._config.call_timeout_s)
             answered = True
         finally:  # however it failed, a cancellation included: it may have been sent
             if not answered:
-                self._doubts.sent(collection, [point.id for point in checked], self._clock.monotonic_s())
+                self._doubts.sent(collection, ids, self._clock.monotonic_s())
 
     async def delete(self, collection: str, ids: Sequence[int]) -> None:
         """Remove points; returns when the server has carried it out."""
@@ -151,7 +151,9 @@ class ServerIndex:
         if checked:
             stamp = held.stamp()
             self._doubts.removed(collection, checked, stamp)
-            await self._ask(lambda calls: calls.delete(collection, checked, stamp), self._config.call_timeout_s)
+            certain = not self._doubts.any_of(collection, checked)
+            with held.witness.writing(checked, stamp, removing=True, certain=certain):
+                await self._ask(lambda calls: calls.delete(collection, checked, stamp), self._config.call_timeout_s)
 
     async def search(self, collection: str, vector: Vector, limit: int, where: Filter | None) -> list[Hit]:
         """The `limit` nearest points that pass the filter, nearest first."""

@@ -120,6 +120,7 @@ class ServerCalls:
         alone = vectors if isinstance(vectors, models.VectorParams) else None  # ours have no name
         status = seen.optimizer_status
         return Found(
+            name=self._named(name),
             dimension=0 if alone is None else alone.size,
             distance="none" if alone is None else str(alone.distance.value),
             mark=_read_mark(seen.config.metadata),
@@ -162,6 +163,13 @@ class ServerCalls:
         await _asked(
             self._client.update_collection(self._named(name), metadata={MARK: msgspec.to_builtins(mark)})
         )
+
+    async def stamp_of(self, name: str, point: int) -> int | None:
+        """The stamp of the write that stored a point; None: there is no such point."""
+        found = await _asked(
+            self._client.retrieve(self._named(name), [point], with_payload=[STAMP], with_vectors=False)
+        )
+        return int((found[0].payload or {}).get(STAMP, 0)) if found else None
 
     async def drop(self, name: str) -> None:
         """Remove the collection, if there is one."""

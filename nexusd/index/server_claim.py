@@ -6,6 +6,9 @@ Owns the mark that a collection carries and what becomes of it each time that th
     generation    one more with each daemon that comes and takes the collection over
     writer        who took it over last: a word that each run of the daemon invents for itself
 
+A collection that was put back to an earlier state has an earlier mark, or lacks what was written last
+(`nexusd.index.server_witness`): it is given a new incarnation, and counts as lost.
+
 Every write carries a stamp made of the generation and a counter, and replaces or removes only what has a lower
 one. So a write that was given up after a timeout, and that the server applies later all the same, undoes
 nothing that was sent after it: the order of stamps is the order of sending, across restarts too, and no
@@ -16,12 +19,14 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Protocol
 
 from nexusd.errors import DimensionMismatch
 from nexusd.index.index import CollectionSpec
 from nexusd.index.server_errors import CollectionLost, CollectionTaken, ForeignCollection
+from nexusd.index.server_witness import Witness
 
 # A filter compares stamps as doubles, which are exact up to 2**53: two million generations of eight thousand
 # million writes each.
@@ -39,8 +44,9 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A collection as it is on the server."""
+    """A collection as it is on the server, under the name that it has there."""
 
+    name: str
     dimension: int
     distance: str
     mark: Mark | None
@@ -57,6 +63,7 @@ class Claim:
     mark: Mark
     busy: bool = False
     trouble: str = ""
+    witness: Witness = field(default_factory=Witness)
     _writes: count[int] = field(default_factory=lambda: count(1))
 
     def stamp(self) -> int:
@@ -79,6 +86,9 @@ class Shelf(Protocol):
     async def set_mark(self, name: str, mark: Mark) -> None:
         """Write the mark of the collection."""
 
+    async def stamp_of(self, name: str, point: int) -> int | None:
+        """The stamp of the write that stored a point; None: there is no such point."""
+
 
 async def claim(shelf: Shelf, spec: CollectionSpec, writer: str, known: Claim | None) -> Claim:
     """The collection as this run may write to it: found as it was, or taken over, or made.
@@ -99,14 +109,15 @@ async def claim(shelf: Shelf, spec: CollectionSpec, writer: str, known: Claim | 
     mark = _mark_of(found, spec)
     if not found.whole:
         await shelf.complete(spec.name)
-    if known is not None and known.mark == mark:
+    unchanged = known is not None and known.mark == mark
+    if known is not None and unchanged and not await known.witness.betrayed(partial(shelf.stamp_of, spec.name)):
         known.busy, known.trouble = found.busy, found.trouble
         return known
     if known is None or known.mark.incarnation != mark.incarnation:
         incarnation = mark.incarnation
-    elif mark.generation >= known.mark.generation:
+    elif mark.generation >= known.mark.generation and not unchanged:
         raise CollectionTaken(
-            f"another nexusd has taken {spec.name} over; if both are wanted, give one another index.collectionPrefix"
+            f"another nexusd has taken {found.name} over; if both are wanted, give one another index.collectionPrefix"
         )
     else:  # an older state of it was put back: what was written since is not in it
         incarnation = uuid.uuid4().hex
@@ -121,13 +132,13 @@ async def claim(shelf: Shelf, spec: CollectionSpec, writer: str, known: Claim | 
 def _mark_of(found: Found, spec: CollectionSpec) -> Mark:
     if (found.dimension, found.distance) != (spec.dimension, spec.distance):
         raise DimensionMismatch(
-            f"{spec.name} on the server has {found.dimension} dimensions under {found.distance}, not {spec.dimension}"
+            f"{found.name} on the server has {found.dimension} dimensions under {found.distance}, not {spec.dimension}"
             f" under {spec.distance}; remove it there, and it is made again from the rows, or set another"
             " index.collectionPrefix"
         )
     if found.mark is None:
         raise ForeignCollection(
-            f"{spec.name} on the server was not made by nexusd; rename or remove it there, or set another"
+            f"{found.name} on the server was not made by nexusd; rename or remove it there, or set another"
             " index.collectionPrefix"
         )
     return found.mark

@@ -31,6 +31,10 @@ class Doubts:
             if until_s is not None:
                 self._removed[collection, id_] = (stamp, until_s)
 
+    def any_of(self, collection: str, ids: Iterable[int]) -> bool:
+        """Whether one of these points may still come late."""
+        return any((collection, id_) in self._sent for id_ in ids)
+
     def again(self, now_s: float) -> list[tuple[str, int, list[int]]]:
         """The removals to say again now: collection, stamp, ids."""
         self._sent = {point: until_s for point, until_s in self._sent.items() if until_s > now_s}

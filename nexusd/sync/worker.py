@@ -180,6 +180,7 @@ class OutboxWorker:
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
         now_ms = self._clock.now_ms()
         if not self._store.peek(any_due, now_ms, self._max_backoff_ms, self._collections.logical):
+            self._index_answers()
             self._waiting.announce()  # who waits for rows that went with a batch that was cut short learns it here
             self._tell_drained()
             await self._rest()
@@ -200,8 +201,7 @@ class OutboxWorker:
         except (IndexUnavailable, DimensionMismatch) as error:  # the latter needs people: health has its words
             self._index_failed(error)
             return False
-        self._prepared = True
-        self._index_answers()
+        self._prepared = True  # the breaker stays as it is: a full index answers this, and takes no row
         return True
 
     def _index_failed(self, error: IndexUnavailable | DimensionMismatch) -> None:
@@ -286,7 +286,8 @@ class OutboxWorker:
             if d.id in vectors
         ]
         refused = await self._upsert(target, points)
-        self._index_answers()
+        if gone or points:
+            self._index_answers()
         if refused:  # their stored vectors are what was refused: a retry must not meet them again
             await self._store.write(forget_vectors, collection, list(refused), self._model.key)
         for row_id, error in refused.items():

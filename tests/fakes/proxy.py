@@ -35,6 +35,11 @@ class Proxy:
         self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
+    async def start_again(self) -> None:
+        """Listen again, if it does not."""
+        if self._listener is None:
+            await self.start()
+
     def stall(self) -> None:
         """Take connections and data, and pass nothing on."""
         self._flowing.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import ssl
 import threading
@@ -20,6 +21,8 @@ from qdrant_client import models
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 
 Answer = TypeVar("Answer")
+
+VERSION = "1.17.0"
 Handler = Callable[["FakeQdrant", str, Any], Awaitable[Any]]
 
 
@@ -35,7 +38,7 @@ class FakeQdrant:
     """One server. Faults are attributes, and hold from the next request on."""
 
     def __init__(self) -> None:
-        self.title, self.version = "qdrant - vector search engine", "1.17.0"
+        self.title, self.version = "qdrant - vector search engine", VERSION
         self.key: str | None = None
         self.status: dict[str, tuple[int, str]] = {}  # operation -> what it is refused with
         self.headers: dict[str, str] = {}  # sent with a refusal
@@ -43,6 +46,8 @@ class FakeQdrant:
         self.late: set[str] = set()  # the same, but `carry_out_late` carries them out
         self.cut: set[str] = set()  # operations whose answer ends in the middle
         self.seen: list[str] = []  # operations asked for, in order
+        self.asked_with: dict[str, set[str]] = {}  # operation -> what stood after the ? of its address
+        self.made: dict[str, Any] = {}  # collection -> what it was asked to be made as
         self.port = 0
         self.tls: ssl.SSLContext | None = None
         self._local = AsyncQdrantLocal(":memory:")
@@ -82,11 +87,32 @@ class FakeQdrant:
             found[name] = sorted(id_ for id_, at in collection.ids.items() if not collection.deleted[at])
         return found
 
-    async def remake(self, name: str, *, dimension: int) -> None:
-        """Replace a collection by one of another dimension, as somebody else might."""
+    def versions(self, name: str) -> dict[int, int]:
+        """The versions of the rows that a collection holds."""
+        collection = self._local.collections[name]
+        held = collection.ids.items()
+        return {id_: collection.payload[at]["version"] for id_, at in held if not collection.deleted[at]}
+
+    def vectors(self, name: str) -> dict[int, list[float]]:
+        """The vectors that a collection holds, of unit length."""
+        collection = self._local.collections[name]
+        rows = collection.vectors[""]
+        return {id_: rows[at].tolist() for id_, at in collection.ids.items() if not collection.deleted[at]}
+
+    async def remove(self, name: str) -> None:
+        """Remove a collection, as somebody else might."""
+        await self._remove(name, None)
+
+    async def remake(self, name: str, *, dimension: int, distance: str = "Cosine") -> None:
+        """Replace a collection by one of another dimension or distance, as somebody else might."""
         await self._local.delete_collection(name)
-        vectors = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
+        vectors = models.VectorParams(size=dimension, distance=models.Distance(distance))
         await self._local.create_collection(name, vectors_config=vectors)
+
+    def shape(self, name: str) -> tuple[int, str]:
+        """The dimension and the distance of a collection."""
+        vectors = self._local.collections[name].config.vectors
+        return vectors.size, vectors.distance.value
 
     def mark(self, name: str) -> dict[str, Any]:
         """The metadata of a collection."""
@@ -95,6 +121,14 @@ class FakeQdrant:
     def put_back(self, name: str, metadata: dict[str, Any]) -> None:
         """What a snapshot brings back of a collection: here its metadata alone."""
         self._local.collections[name].config.metadata = metadata
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as it is now, to be put back by `restore`."""
+        return copy.deepcopy(self._local.collections)
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Be again as it was then; payload indexes are counted as there."""
+        self._local.collections = copy.deepcopy(snapshot)
 
     def indexes(self, name: str) -> set[str]:
         """The payload indexes of a collection."""
@@ -129,6 +163,7 @@ class FakeQdrant:
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         operation, name = _operation(method, urlsplit(target).path)
         self.seen.append(operation)
+        self.asked_with.setdefault(operation, set()).add(urlsplit(target).query)
         body = json.loads(raw) if raw else None
         if operation in self.late:
             self._held.append((operation, name, body))
@@ -167,6 +202,12 @@ class FakeQdrant:
             raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
         return name
 
+    def _check_size(self, name: str, vectors: list[Any]) -> None:
+        size = self._local.collections[self._known(name)].config.vectors.size
+        for vector in vectors:
+            if (given := len(vector)) != size:
+                raise Refused(400, f"Wrong input: Vector dimension error: expected dim: {size}, got {given}")
+
     async def _list(self, _name: str, _body: Any) -> Any:
         return await self._local.get_collections()
 
@@ -178,6 +219,7 @@ class FakeQdrant:
     async def _create(self, name: str, body: Any) -> Any:
         if name in self._local.collections:
             raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
+        self.made[name] = body
         asked = models.CreateCollection(**body)
         return await self._local.create_collection(name, vectors_config=asked.vectors, metadata=asked.metadata)
 
@@ -194,10 +236,7 @@ class FakeQdrant:
 
     async def _upsert(self, name: str, body: Any) -> Any:
         asked = models.PointsList(**body)
-        size = self._local.collections[self._known(name)].config.vectors.size
-        for point in asked.points:
-            if (given := len(point.vector)) != size:
-                raise Refused(400, f"Wrong input: Vector dimension error: expected dim: {size}, got {given}")
+        self._check_size(name, [point.vector for point in asked.points])
         await self._local.upsert(name, asked.points, update_filter=asked.update_filter)
         return COMPLETED
 
@@ -205,8 +244,16 @@ class FakeQdrant:
         await self._local.delete(self._known(name), models.FilterSelector(**body))
         return COMPLETED
 
+    async def _retrieve(self, name: str, body: Any) -> Any:
+        asked = models.PointRequest(**body)
+        points = await self._local.retrieve(
+            self._known(name), asked.ids, with_payload=asked.with_payload or False, with_vectors=False
+        )
+        return [point.model_dump(mode="json", exclude_none=True) for point in points]
+
     async def _query(self, name: str, body: Any) -> Any:
         asked = models.QueryRequest(**body)
+        self._check_size(name, [body["query"]["nearest"] if isinstance(body["query"], dict) else body["query"]])
         return await self._local.query_points(
             self._known(name), query=asked.query, limit=asked.limit or 10, query_filter=asked.filter,
             with_payload=asked.with_payload or False,
@@ -233,6 +280,7 @@ HANDLERS: dict[str, Handler] = {
     "index": FakeQdrant._index,
     "upsert": FakeQdrant._upsert,
     "delete": FakeQdrant._delete,
+    "retrieve": FakeQdrant._retrieve,
     "query": FakeQdrant._query,
     "scroll": FakeQdrant._scroll,
     "count": FakeQdrant._count,
@@ -244,6 +292,7 @@ ROUTES = {
     ("DELETE", ""): "remove",
     ("PUT", "index"): "index",
     ("PUT", "points"): "upsert",
+    ("POST", "points"): "retrieve",
     ("POST", "points/delete"): "delete",
     ("POST", "points/query"): "query",
     ("POST", "points/scroll"): "scroll",
