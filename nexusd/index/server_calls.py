@@ -164,12 +164,12 @@ class ServerCalls:
             self._client.update_collection(self._named(name), metadata={MARK: msgspec.to_builtins(mark)})
         )
 
-    async def stamp_of(self, name: str, point: int) -> int | None:
-        """The stamp of the write that stored a point; None: there is no such point."""
+    async def stamps_of(self, name: str, points: Sequence[int]) -> dict[int, int]:
+        """The stamps of the writes that stored these points, of those that there are."""
         found = await _asked(
-            self._client.retrieve(self._named(name), [point], with_payload=[STAMP], with_vectors=False)
+            self._client.retrieve(self._named(name), list(points), with_payload=[STAMP], with_vectors=False)
         )
-        return int((found[0].payload or {}).get(STAMP, 0)) if found else None
+        return {each.id: int((each.payload or {}).get(STAMP, 0)) for each in found if isinstance(each.id, int)}
 
     async def drop(self, name: str) -> None:
         """Remove the collection, if there is one."""

@@ -6,7 +6,7 @@ Owns the mark that a collection carries and what becomes of it each time that th
     generation    one more with each daemon that comes and takes the collection over
     writer        who took it over last: a word that each run of the daemon invents for itself
 
-A collection that was put back to an earlier state has an earlier mark, or lacks what was written last
+A collection that was put back to an earlier state has an earlier mark, or lacks what it acknowledged
 (`nexusd.index.server_witness`): it is given a new incarnation, and counts as lost.
 
 Every write carries a stamp made of the generation and a counter, and replaces or removes only what has a lower
@@ -18,6 +18,7 @@ clock is asked. Knows no client library.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -86,8 +87,8 @@ class Shelf(Protocol):
     async def set_mark(self, name: str, mark: Mark) -> None:
         """Write the mark of the collection."""
 
-    async def stamp_of(self, name: str, point: int) -> int | None:
-        """The stamp of the write that stored a point; None: there is no such point."""
+    async def stamps_of(self, name: str, points: Sequence[int]) -> dict[int, int]:
+        """The stamps of the writes that stored these points, of those that there are."""
 
 
 async def claim(shelf: Shelf, spec: CollectionSpec, writer: str, known: Claim | None) -> Claim:
@@ -110,7 +111,7 @@ async def claim(shelf: Shelf, spec: CollectionSpec, writer: str, known: Claim | 
     if not found.whole:
         await shelf.complete(spec.name)
     unchanged = known is not None and known.mark == mark
-    if known is not None and unchanged and not await known.witness.betrayed(partial(shelf.stamp_of, spec.name)):
+    if known is not None and unchanged and not await known.witness.betrayed(partial(shelf.stamps_of, spec.name)):
         known.busy, known.trouble = found.busy, found.trouble
         return known
     if known is None or known.mark.incarnation != mark.incarnation:

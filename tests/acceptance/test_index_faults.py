@@ -7,6 +7,7 @@ search says what it lacks, health says why; and after it rows and points are equ
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -115,12 +116,13 @@ INDEX_FAULTS = [
     index("is wiped", "recovering", wiped),
     index("has a collection of another dimension", f"has {DIMENSION + 1} dimensions", remade),
     index("answers 507", "disk is full", refusing(507, "insufficient storage", "upsert")),
-    index("has a full disk", "disk is full", refusing(500, "No space left on device (os error 28)", "upsert", "delete")),
+    index("has a full disk", "disk is full", refusing(500, "No space left on device (os error 28)", "upsert")),
     index("asks for patience", "429", refusing(429, "too many requests", "upsert", "delete", "query")),
 ]
 # The same for the daemon as another one of the list, or nearly: in the long form.
 DOUBLES = {
-    "embedder is stalled on the way", "index reads and never answers", "index breaks off its answers", "index answers 507",
+    "embedder is stalled on the way", "index reads and never answers", "index breaks off its answers",
+    "index has a full disk",
 }  # fmt: skip
 FAULTS = [
     pytest.param(fault, id=fault.name, marks=[pytest.mark.long] if fault.name in DOUBLES else [])
@@ -140,6 +142,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         house.household.live(60)
         house.settled()
         yield house
+        assert house.strange() == set()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -190,3 +193,16 @@ def test_of_64_texts_with_a_bad_one_63_get_through_and_one_is_a_dead_letter(
     house.settled()
 
 
+
+
+def test_a_service_that_asks_for_patience_is_left_alone_for_so_long(house: House) -> None:
+    embedding = house.services.embedding
+    embedding.fault, embedding.retry_after = "429", "1"
+    house.household.say()
+    until(lambda: "HTTP 429" in house.reasons(), house.reasons)
+    told_s, asked = time.monotonic(), len(embedding.requests)
+    embedding.fault = ""
+    assert house.search()["degraded"] == ["embedder"]  # nor does a search ask it
+    house.settled()
+    assert time.monotonic() - told_s > 0.5
+    assert len(embedding.requests) > asked

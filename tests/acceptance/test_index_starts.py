@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,26 +39,57 @@ def started(services: Services, data: Path, *, seed: int = 1, **more: str) -> It
         yield House(services, daemon, client, Household(client.call, seed=seed), itertools.count())
 
 
-def refused(services: Services) -> None:
+def test_a_start_while_the_services_are_away_is_a_start_and_a_server_that_starts_slowly_is_waited_for(
+    services: Services, tmp_path: Path
+) -> None:
+    qdrant = services.qdrant
     services.do(services.to_qdrant.stop())
     services.do(services.to_embedding.stop())
+    with started(services, tmp_path / "data") as house:
+        house.household.live(20)
+        found = house.search(house.household.last)
+        assert found["items"]
+        assert found["degraded"] == ["embedder"]
+        until(lambda: "no connection" in house.reasons() and "embedder: " in house.reasons(), house.reasons)
+        services.do(services.to_embedding.start())
+        qdrant.version = "1.9.0"
+        services.do(services.to_qdrant.start())
+        until(lambda: "Qdrant 1.9.0 is too old; 1.16 or newer is needed" in house.reasons(), house.reasons)
+        assert set(qdrant.seen) == {"greet"}
+        qdrant.version = VERSION
+        qdrant.status = dict.fromkeys(EVERYTHING, (503, "loading 4 of 9 shards"))
+        until(lambda: "loading 4 of 9 shards" in house.reasons(), house.reasons)
+        house.household.live(20)
+        assert house.search()["degraded"] == ["index"]
+        services.heal()
+        house.settled()
+
+    name = services.physical("episodes")[0]
+    services.do(qdrant.remake(name, dimension=DIMENSION, distance="Dot"))
+    with started(services, tmp_path / "data", seed=2) as house:
+        told = f"{name} on the server has {DIMENSION} dimensions under Dot, not {DIMENSION} under Cosine; remove it"
+        until(lambda: told in house.reasons(), house.reasons)
+        house.household.live(20)
+        found = house.search(house.household.last)
+        assert found["items"]
+        assert found["degraded"] == ["index"]
+        assert qdrant.shape(name) == (DIMENSION, "Dot")
+        assert qdrant.collections()[name] == []
+        services.heal()  # people remove it
+        house.settled()
 
 
-def stalled(services: Services) -> None:
-    services.call(services.to_qdrant.stall)
-    services.call(services.to_embedding.stall)
-
-
-def failing(services: Services) -> None:
-    services.qdrant.status = dict.fromkeys(EVERYTHING, (500, "panicked"))
-    services.embedding.fault = "500"
-
-
-@pytest.mark.parametrize("fault", [refused, stalled, pytest.param(failing, marks=pytest.mark.long)])
-def test_a_start_while_both_services_are_away_is_a_start(
-    services: Services, tmp_path: Path, fault: Callable[[Services], None]
+@pytest.mark.long
+@pytest.mark.parametrize("stalling", [True, False])
+def test_a_start_while_both_services_stall_or_fail_is_a_start(
+    services: Services, tmp_path: Path, stalling: bool
 ) -> None:
-    fault(services)
+    if stalling:
+        services.call(services.to_qdrant.stall)
+        services.call(services.to_embedding.stall)
+    else:
+        services.qdrant.status = dict.fromkeys(EVERYTHING, (500, "panicked"))
+        services.embedding.fault = "500"
     with started(services, tmp_path / "data") as house:
         house.household.live(40)
         found = house.search(house.household.last)
@@ -69,73 +100,17 @@ def test_a_start_while_both_services_are_away_is_a_start(
         house.settled()
 
 
-def test_a_server_that_is_too_old_and_a_new_one_that_starts_slowly_are_waited_for(services: Services, tmp_path: Path) -> None:
-    services.do(services.to_qdrant.stop())
-    with started(services, tmp_path / "data") as house:
-        house.household.live(20)
-        until(lambda: "no connection" in house.reasons(), house.reasons)
-        services.qdrant.version = "1.9.0"
-        services.do(services.to_qdrant.start_again())
-        until(lambda: "Qdrant 1.9.0 is too old; 1.16 or newer is needed" in house.reasons(), house.reasons)
-        assert set(services.qdrant.seen) == {"greet"}
-        services.qdrant.version = VERSION
-        services.qdrant.status = dict.fromkeys(EVERYTHING, (503, "loading 4 of 9 shards"))
-        until(lambda: "loading 4 of 9 shards" in house.reasons(), house.reasons)
-        services.qdrant.status = dict.fromkeys(EVERYTHING - {"greet", "list", "read"}, (503, "loading 9 of 9 shards"))
-        until(lambda: services.qdrant.seen.count("create"), house.reasons)
-        house.household.live(20)
-        assert house.search()["degraded"] == ["index"]
-        services.heal()
-        house.settled()
-
-
-def test_a_server_that_comes_back_empty_or_as_it_was_before_is_filled_without_embedding_anything_again(
-    services: Services, tmp_path: Path
-) -> None:
-    with started(services, tmp_path / "data") as house:
-        house.household.live(40)
-        house.settled()
-        embedded = len(services.embedding.texts)
-        services.do(services.to_qdrant.stop())
-        until(lambda: "no connection" in house.reasons(), house.reasons)
-        services.do(services.qdrant.wipe())
-        services.do(services.to_qdrant.start())
-        until(house.in_parity, house.differing)
-        assert len(services.embedding.texts) == embedded
-
-        house.household.live(40)
-        house.settled()
-        snapshot = services.call(services.qdrant.snapshot)
-        house.household.live(40)  # changes and removes some of what is in it
-        house.settled()
-        embedded = len(services.embedding.texts)
-        services.call(services.qdrant.restore, snapshot)
-        assert house.differing()
-        until(house.in_parity, house.differing)
-        assert len(services.embedding.texts) == embedded
-
-
-@pytest.mark.parametrize("as_made", [{"dimension": DIMENSION + 1}, {"dimension": DIMENSION, "distance": "Dot"}])
-def test_a_collection_that_does_not_fit_at_the_start_is_explained_and_left_as_it_is(
-    services: Services, tmp_path: Path, as_made: dict[str, object]
-) -> None:
-    with started(services, tmp_path / "data") as house:
-        house.household.live(20)
-        house.settled()
-    (name,) = (name for name in services.qdrant.collections() if name.startswith("nexusd-episodes-"))
-    services.do(services.qdrant.remake(name, **as_made))
-    with started(services, tmp_path / "data", seed=2) as house:
-        size, distance = shape = services.qdrant.shape(name)
-        told = f"{name} on the server has {size} dimensions under {distance}, not {DIMENSION} under Cosine; remove it"
-        until(lambda: told in house.reasons(), house.reasons)
-        house.household.live(20)
-        found = house.search(house.household.last)
-        assert found["items"]
-        assert found["degraded"] == ["index"]
-        assert services.qdrant.shape(name) == shape
-        assert services.qdrant.collections()[name] == []
-        services.heal()  # people remove it
-        house.settled()
+def put_back(house: House) -> None:
+    """To an earlier state of this very run, whose mark says nothing of it."""
+    services = house.services
+    snapshot = services.call(services.qdrant.snapshot)
+    house.household.live(60)  # changes and removes some of what is in it
+    assert house.client.call("outbox.wait", timeoutMs=30_000)["done"]
+    points, embedded = services.points("house-"), len(services.embedding.texts)
+    services.call(services.qdrant.restore, snapshot)
+    assert services.points("house-") != points
+    until(lambda: services.points("house-") == points, house.reasons)
+    assert len(services.embedding.texts) == embedded
 
 
 CLUSTER = {
@@ -144,7 +119,9 @@ CLUSTER = {
 }  # fmt: skip
 
 
-def test_what_the_settings_say_of_a_server_is_what_it_is_asked_and_the_key_goes_to_it_alone(tmp_path: Path) -> None:
+def test_what_the_settings_say_of_a_server_is_what_it_is_asked_and_an_earlier_state_of_it_is_noticed(
+    tmp_path: Path,
+) -> None:
     certificate, private = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
@@ -164,8 +141,8 @@ def test_what_the_settings_say_of_a_server_is_what_it_is_asked_and_the_key_goes_
         with started(services, tmp_path / "data", seed=2, **chosen) as house:
             assert house.client.call("outbox.wait", timeoutMs=30_000)["done"]
             assert house.search()["degraded"] == []
-        chosen["NEXUSD_INDEX__API_KEY"] = "another"
-        with started(services, tmp_path / "data", seed=3, **chosen) as house:
+            put_back(house)
+            services.qdrant.key = "another"
             until(lambda: "the server refuses the key (401); see index.apiKey" in house.reasons(), house.reasons)
     assert KEY not in house.daemon.log_path.read_text()
     made = services.qdrant.made

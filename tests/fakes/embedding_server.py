@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 from fakes.embedder import text_vector
 
-Kind = Literal["service", "single", "ollama", "openai"]
-PATHS = {"service": "/embed", "single": "/embed", "ollama": "/api/embed", "openai": "/v1/embeddings"}
+Kind = Literal["service", "single", "vector", "ollama", "openai"]
+PATHS = {"ollama": "/api/embed", "openai": "/v1/embeddings"}
+OWN_PATH = "/embed"  # of the memory system's service
 
 
 class EmbeddingServer:
-    """`kind` "single" is the memory system's service in a version that takes one text at a time.
+    """`kind` "single" is the memory system's service in a version that takes one text at a time, "vector" one that
+    calls its answer so.
 
     Switches, for every request: `fault` (see `_misbehave`), `retry_after`, `model` (the only one it knows), `key`,
     `max_bytes` of a body, `unknown_form` (the status for a body that it does not understand), `gate` (an Event that
@@ -153,7 +155,7 @@ class EmbeddingServer:
         self, method: str, path: str, headers: dict[str, str], content: bytes, fault: str, writer: asyncio.StreamWriter
     ) -> None:
         body = json.loads(content)
-        if (method, path) != ("POST", PATHS[self.kind]):
+        if (method, path) != ("POST", PATHS.get(self.kind, OWN_PATH)):
             await self._send(writer, 404, b"404 page not found", kind="text/plain")
             return
         if self.key and headers.get("authorization") != f"Bearer {self.key}":
@@ -189,7 +191,7 @@ class EmbeddingServer:
 
     def _texts_of(self, body: dict[str, Any]) -> list[str] | None:
         match self.kind:
-            case "single":
+            case "single" | "vector":
                 return [body["text"]] if isinstance(body.get("text"), str) else None
             case "service":
                 return body["texts"] if isinstance(body.get("texts"), list) else None
@@ -197,6 +199,8 @@ class EmbeddingServer:
 
     def _answer_of(self, vectors: list[list[Any]], fault: str) -> dict[str, Any]:
         match self.kind:
+            case "vector":
+                return {"vector": vectors[0]}
             case "single":
                 return {"embedding": vectors[0]} if len(vectors) == 1 else {"vector": vectors}
             case "openai":

@@ -55,9 +55,12 @@ class House:
         left = waiting["pending"] + waiting["inflight"] + waiting["dead"]
         return not left and not self.differing()
 
-    def settled(self) -> None:
+    def settled(self, *, within_s: float = 30.0) -> None:
         """Until all is well again."""
-        until(self.in_parity, lambda: (self.differing(), self.client.call("outbox.status"), self.reasons()))
+        until(
+            self.in_parity,
+            lambda: (self.differing(), self.client.call("outbox.status"), self.reasons()),
+            within_s=within_s,
+        )
         until(lambda: self.client.call("health")["status"] == "ok", self.reasons)
         assert self.search()["degraded"] == []
-        assert self.strange() == set()

@@ -33,10 +33,15 @@ class Household:
         """So many writes; a third of them change or remove what is there."""
         for _ in range(times):
             what = self.chance.choices(
-                (self._say, self._correct, self._forget, self._know, self._chat, self._sum_up, self._keep),
+                (self.say, self._correct, self._forget, self._know, self._chat, self._sum_up, self._keep),
                 weights=(8, 3, 2, 3, 2, 1, 2),
             )[0]
             what()
+
+    def say(self) -> str:
+        """One exchange; the word that only it has."""
+        self._held["episodes"].append(self._write("episodes.create", **self._exchange())["id"])
+        return self.last
 
     def say_many(self, count: int) -> None:
         """So many exchanges in a burst."""
@@ -62,9 +67,6 @@ class Household:
         """Anything of it, which is held no more; None where there is nothing."""
         held = self._held[collection]
         return held.pop(self.chance.randrange(len(held))) if held else None
-
-    def _say(self) -> None:
-        self._held["episodes"].append(self._write("episodes.create", **self._exchange())["id"])
 
     def _correct(self) -> None:
         if held := self._held["episodes"]:

@@ -71,7 +71,7 @@ class Services:
     def heal(self) -> None:
         """Whatever was wrong is over; collections that somebody made in the place of the daemon's are removed."""
         embedding, qdrant = self.embedding, self.qdrant
-        embedding.fault, embedding.retry_after = "", ""
+        embedding.fault, embedding.retry_after, embedding.faults = "", "", []
         embedding.flawed, embedding.poison, embedding.crashing = set(), set(), set()
         qdrant.status, qdrant.headers = {}, {}
         qdrant.stalled, qdrant.cut, qdrant.version = set(), set(), VERSION
@@ -88,15 +88,18 @@ class Services:
 
     def versions(self, collection: str) -> dict[int, int]:
         """What the index server holds of a logical collection: versions by id."""
-        found: dict[int, int] = {}
-        for name in self._physical(collection):
-            found |= self.call(self.qdrant.versions, name)
-        return found
+        held = self.points(f"nexusd-{collection}-").values()
+        return {id_: version for each in held for id_, version in each.items()}
+
+    def points(self, prefix: str) -> dict[str, dict[int, int]]:
+        """Versions by id, of every collection whose name begins so."""
+        names = self.call(self.qdrant.collections)
+        return {name: self.call(self.qdrant.versions, name) for name in names if name.startswith(prefix)}
 
     def vectors(self, collection: str) -> dict[int, list[float]]:
         """The vectors that the index server holds of a logical collection, by id."""
         found: dict[int, list[float]] = {}
-        for name in self._physical(collection):
+        for name in self.physical(collection):
             found |= self.call(self.qdrant.vectors, name)
         return found
 
@@ -104,7 +107,8 @@ class Services:
         """An event that requests to the embedding service can wait for."""
         return self.call(asyncio.Event)
 
-    def _physical(self, collection: str) -> list[str]:
+    def physical(self, collection: str) -> list[str]:
+        """The names on the index server that begin like those of a logical collection."""
         return [name for name in self.call(self.qdrant.collections) if name.startswith(f"nexusd-{collection}-")]
 
     def __enter__(self) -> Services:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +18,7 @@ from fakes.embedder import FakeEmbedder
 from fakes.index import FakeIndex
 
 from nexusd.app import App
-from nexusd.clock import SystemClock
+from nexusd.clock import Clock, SystemClock
 from nexusd.config import load_settings
 from nexusd.log import LogControl
 from nexusd.store.connection import Connection
@@ -125,16 +125,18 @@ class WholeDaemon:
 async def whole_daemon(
     data: Path,
     *,
-    embedder: FakeEmbedder,
-    clock: WalkingClock | None = None,
+    embedder: FakeEmbedder | None,
+    clock: Clock | None = None,
     index: FakeIndex | None = None,
+    environ: Mapping[str, str] = SETTINGS,
 ) -> AsyncIterator[WholeDaemon]:
-    """Start it on this directory, and stop it again. Without `index` it has the embedded one."""
+    """Start it on this directory, and stop it again. Without `embedder` and `index` it has those of the settings."""
     data.mkdir(parents=True, exist_ok=True)
     (config := data / "config.yaml").write_text("{}\n")    # not whatever lies where the tests are run
-    settings = load_settings(config=config, data=data, environ=SETTINGS)
+    settings = load_settings(config=config, data=data, environ=environ)
     with contextlib.ExitStack() as replaced:
-        replaced.enter_context(mock.patch("nexusd.app.make_embedder", return_value=embedder))
+        if embedder is not None:
+            replaced.enter_context(mock.patch("nexusd.app.make_embedder", return_value=embedder))
         replaced.enter_context(mock.patch("nexusd.app.SystemClock", return_value=clock or SystemClock()))
         if index is not None:
             replaced.enter_context(mock.patch("nexusd.app.EmbeddedIndex", return_value=index))
@@ -147,6 +149,8 @@ async def whole_daemon(
         await app._files.open()
         parts.push_async_callback(app._index.close)
         await app._index.start()
+        parts.push_async_callback(app._embedder.close)
+        await app._embedder.start()
         working = asyncio.create_task(app._worker.run())
         parts.push_async_callback(_end, working)
         app._gate.open()

@@ -1,12 +1,12 @@
-"""The newest acknowledged write: what tells that a server was put back to an earlier state, and what does not."""
+"""Acknowledged writes: what tells that a server was put back to an earlier state, and what does not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from nexusd.index.server_witness import LOOKS, Witness
+from nexusd.index.server_witness import KEPT, LOOKS, Witness
 
 pytestmark = pytest.mark.anyio
 
@@ -18,13 +18,14 @@ class Server:
         self.stamps = {int(name[1:]): stamp for name, stamp in stamps.items()}
         self.meanwhile: Callable[[], object] = lambda: None
 
-    async def stamp_of(self, point: int) -> int | None:
+    async def stamps_of(self, points: Sequence[int]) -> dict[int, int]:
+        assert 0 < len(points) <= KEPT
         self.meanwhile()
-        return self.stamps.get(point)
+        return {point: self.stamps[point] for point in points if point in self.stamps}
 
 
 async def looked(witness: Witness, server: Server, times: int = LOOKS) -> list[bool]:
-    return [await witness.betrayed(server.stamp_of) for _ in range(times)]
+    return [await witness.betrayed(server.stamps_of) for _ in range(times)]
 
 
 def written(*ids: int, stamp: int = 10, removing: bool = False, certain: bool = True) -> Witness:
@@ -58,26 +59,53 @@ async def test_what_is_as_it_was_written_is_believed(witness: Witness, server: S
 )
 async def test_what_was_put_back_is_believed_when_it_was_seen_several_times(witness: Witness, server: Server) -> None:
     assert await looked(witness, server) == [False] * (LOOKS - 1) + [True]
-    assert await witness.betrayed(server.stamp_of)  # until somebody acts on it
+    assert await witness.betrayed(server.stamps_of)  # until somebody acts on it
 
 
 async def test_a_replica_that_lags_for_a_moment_betrays_nothing() -> None:
     witness, server = written(1), Server()
     await looked(witness, server, LOOKS - 1)
     server.stamps = {1: 10}
-    assert not await witness.betrayed(server.stamp_of)
+    assert not await witness.betrayed(server.stamps_of)
     server.stamps = {}
     assert await looked(witness, server) == [False] * (LOOKS - 1) + [True]
 
 
-async def test_a_write_that_failed_proves_nothing_and_neither_does_the_one_before_it() -> None:
+async def test_writes_that_come_afterwards_hide_nothing() -> None:
+    witness, server = Witness(), Server()
+    for n in range(1, 6):
+        with witness.writing([n], n, removing=False):
+            server.stamps[n] = n
+        assert not await witness.betrayed(server.stamps_of)
+    for n in (3, 4, 5):
+        del server.stamps[n]
+    said = []
+    for n in range(6, 6 + LOOKS):
+        with witness.writing([n], n, removing=False):
+            server.stamps[n] = n
+        said.append(await witness.betrayed(server.stamps_of))
+    assert said == [False] * (LOOKS - 1) + [True]
+
+
+async def test_only_so_many_writes_are_looked_for() -> None:
+    witness, server = Witness(), Server()
+    for n in range(1, 3 * KEPT):
+        with witness.writing([n], n, removing=False):
+            server.stamps[n] = n
+        await witness.betrayed(server.stamps_of)
+    server.stamps = {n: n for n in range(2 * KEPT, 3 * KEPT)}
+    assert await looked(witness, server) == [False] * LOOKS
+
+
+async def test_of_points_whose_write_failed_nothing_is_known() -> None:
     witness, server = written(1), Server()
+    await looked(witness, server, LOOKS - 1)
     with pytest.raises(TimeoutError), witness.writing([1], 11, removing=True):
         raise TimeoutError
     assert await looked(witness, server) == [False] * LOOKS
 
 
-async def test_a_look_during_a_write_says_nothing() -> None:
+async def test_of_points_that_are_written_to_a_look_says_nothing() -> None:
     witness, server = written(1), Server()
     await looked(witness, server, LOOKS - 1)
 
@@ -86,6 +114,7 @@ async def test_a_look_during_a_write_says_nothing() -> None:
             pass
 
     server.meanwhile = remove
-    assert not await witness.betrayed(server.stamp_of)
-    with witness.writing([2], 12, removing=False):
-        assert not await witness.betrayed(server.stamp_of)
+    assert not await witness.betrayed(server.stamps_of)
+    server.meanwhile = lambda: None
+    with witness.writing([1], 12, removing=False):
+        assert await looked(witness, server) == [False] * LOOKS
