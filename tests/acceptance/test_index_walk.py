@@ -129,7 +129,8 @@ def _walk(directory: Path, *, seconds: float, seed: int) -> None:
         assert house.strange() == set()
         took_s = sorted(house.household.took_s)
         slowest_ms, median_ms = took_s[-1] * 1000, took_s[len(took_s) // 2] * 1000
-        print(f"{len(walk.steps)} steps, {len(took_s)} writes, {median_ms:.1f} ms at the median, {slowest_ms:.0f} at most; "
+        print(f"{len(walk.steps)} steps, {len(took_s)} writes, "
+              f"{median_ms:.1f} ms at the median, {slowest_ms:.0f} at most; "
               f"{healed + 1} times in exact parity")
 
 
