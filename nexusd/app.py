@@ -42,6 +42,7 @@ from nexusd.api.tools import ToolsApi
 from nexusd.api.users import UsersApi
 from nexusd.api.vectors import VectorsApi
 from nexusd.cache import Cache
+from nexusd.checkup import Checkup
 from nexusd.clock import SystemClock
 from nexusd.config import Config, Settings
 from nexusd.data_directory import make_data_directory
@@ -133,6 +134,11 @@ class App:
             server=self._server, supervisor=self._supervisor, clock=clock,
             files=self._files, cache=self._cache, settings_status=self._reloader.status, log=log,
         )
+        self._checkup = Checkup(
+            settings=settings, store=self._store, index=self._index, serving=self._serving, worker=self._worker,
+            supervisor=self._supervisor, files=self._files, processes=self._report.processes, clock=clock,
+            reloader=self._reloader, load=load,
+        )
         self._metrics = Metrics(
             report=self._report, dispatcher=self._dispatcher, server=self._server, store=self._store,
             worker=self._worker, collections=self._collections.logical, index=self._index, serving=self._serving,
@@ -185,7 +191,9 @@ class App:
             payloads=current_payloads, complete=lambda: self._worker.complete,
         )
         for api in (
-            SystemApi(self._table, self._report.health, self._report.status, self._reloader.reload),
+            SystemApi(
+                self._table, self._report.health, self._report.status, self._checkup.examine, self._reloader.reload
+            ),
             ProjectsApi(self._store, self._clock),
             SessionsApi(self._store, self._clock),
             EpisodesApi(self._store, self._worker, self._clock),

@@ -1,4 +1,4 @@
-"""What the system tells of a process: the memory that it holds and the processor time that it took.
+"""What the system tells of memory and of a process: what it holds, and the processor time that it took.
 
 Owns the reading of /proc. Knows no part of the daemon.
 """
@@ -11,6 +11,16 @@ from pathlib import Path
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _USER_TICKS, _SYSTEM_TICKS = 11, 12     # fields of /proc/PID/stat after the name, which may hold spaces
+
+
+def machine_memory() -> tuple[int, int] | None:
+    """The memory of this machine, and what of it can still be had; None where /proc does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest}
+        return kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
+    except (OSError, LookupError, ValueError):
+        return None
 
 
 def resident_bytes(pid: int) -> int | None:

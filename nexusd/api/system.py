@@ -1,4 +1,4 @@
-"""health, system.status, system.reload, rpc.discover, help: the daemon about itself.
+"""health, system.status, system.check, system.reload, rpc.discover, help: the daemon about itself.
 
 Owns which findings make the daemon degraded. Knows the parts only by the figures they give.
 """
@@ -13,7 +13,7 @@ import msgspec
 
 from nexusd.errors import BadContent, MethodNotFound
 from nexusd.model.fields import NoParams
-from nexusd.model.system import Health, Help, Reloaded, SystemStatus
+from nexusd.model.system import CheckSystem, Health, Help, Reloaded, SystemChecks, SystemStatus
 from nexusd.wire.discovery import describe, discover
 from nexusd.wire.methods import Call, Method, MethodTable
 from nexusd.wire.replies import encode
@@ -27,11 +27,13 @@ class SystemApi:
         table: MethodTable,
         health: Callable[[], Health],
         status: Callable[[], Any],
+        check: Callable[[CheckSystem], Awaitable[SystemChecks]],
         reload: Callable[[], Awaitable[Reloaded]],
     ) -> None:
         self._table = table
         self._health = health
         self._status = status
+        self._check = check
         self._reload = reload
         self._document: msgspec.Raw | None = None  # made once: the methods are the same until the end
 
@@ -43,6 +45,10 @@ class SystemApi:
         """Every part in figures."""
         status: SystemStatus = await self._status()
         return status
+
+    async def check(self, _call: Call, params: CheckSystem) -> SystemChecks:
+        """Every part looked at, and what to do about it."""
+        return await self._check(params)
 
     async def reload(self, _call: Call, _params: NoParams) -> Reloaded:
         """The settings anew."""
@@ -78,6 +84,15 @@ class SystemApi:
                 result=SystemStatus,
                 handler=self.status,
                 role="read",
+                example={},
+            ),
+            Method(
+                name="system.check",
+                summary="Examine every part of the daemon, and say what to do about what is wrong.",
+                params=CheckSystem,
+                result=SystemChecks,
+                handler=self.check,
+                role="admin",
                 example={},
             ),
             Method(

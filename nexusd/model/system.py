@@ -10,6 +10,8 @@ from nexusd.model.cache import CacheStats
 from nexusd.model.fields import Params, Record
 from nexusd.model.outbox import OutboxStatus
 
+CheckState = Literal["ok", "warning", "problem"]
+
 
 class Health(Struct, frozen=True, kw_only=True, rename="camel"):
     """Whether the daemon does its job; `reasons` says what is missing, `writes` whether the store takes them."""
@@ -143,6 +145,29 @@ class SystemStatus(Record, frozen=True, kw_only=True):
     log: LogStatus
     tasks: list[TaskStatus]
     processes: list[ProcessStatus]
+
+
+class CheckSystem(Params, frozen=True, kw_only=True):
+    """Parameters of system.check."""
+
+    thorough: Annotated[
+        bool, Meta(description="Read the whole database, also where it is large: seconds for each gigabyte.")
+    ] = False
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """One thing that was looked at: how it is in a sentence and, unless it is ok, what to do about it."""
+
+    check: str
+    state: CheckState
+    says: str
+    advice: str | None = None
+
+
+class SystemChecks(Record, frozen=True, kw_only=True):
+    """What system.check answers."""
+
+    checks: list[Check]
 
 
 class Help(Params, frozen=True, kw_only=True):

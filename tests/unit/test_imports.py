@@ -22,6 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {"*"},
     "status": {"*"},  # asks every part for its figures; only app gives it to anybody
     "metrics": {"*"},  # the same
+    "checkup": {"*"},  # the same
+    "checkup_surroundings": {"processes", "config_changes", *FOUNDATION},
     "cli": {"client", "model", "errors"},
     "client": {"model", "errors"},
     "api": {"wire", "store", "sync", "retrieval", "backup", "files", "cache", "model", "errors", "clock"},
@@ -48,7 +50,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_reading": {"config_source", "config_values"},
     "model": {"errors"},
 }
-NOBODY_IMPORTS = {"app": {"__main__"}, "status": {"app", "metrics"}, "metrics": {"app"}}  # but these
+NOBODY_IMPORTS = {  # but these
+    "app": {"__main__"}, "status": {"app", "metrics"}, "metrics": {"app"}, "checkup": {"app"},
+    "checkup_surroundings": {"checkup"},
+}  # fmt: skip
 
 # Packages that only some may import: what they cost, or what they would break.
 ONLY_IN: dict[str, set[str]] = {

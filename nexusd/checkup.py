@@ -1,0 +1,317 @@
+"""The daemon's examination of itself: every part looked at, and in plain words what to do about it.
+
+Owns which parts there are, how long each may take, and what is said of the store, the index, the embedder and the
+outbox; what these stand on is `checkup_surroundings`'. A part that is down, slow or broken spoils its own line and no
+other's. What health calls degraded is here a warning or a problem as well. Asks every part; none asks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from nexusd.checkup_surroundings import (
+    check_clock,
+    check_disk,
+    check_memory,
+    check_permissions,
+    check_settings,
+    finding,
+    ok,
+    shown_size,
+    shown_span,
+    worst,
+)
+from nexusd.clock import Clock
+from nexusd.config import Settings
+from nexusd.embedding.http_settings import describe_service
+from nexusd.embedding.serving import Serving
+from nexusd.errors import Busy, RpcError
+from nexusd.files.storage import FileStorage
+from nexusd.index.index import Index
+from nexusd.lifecycle import Supervisor
+from nexusd.model.index import IndexReport, IndexState
+from nexusd.model.system import Check, CheckSystem, SystemChecks
+from nexusd.reloading import Reloader
+from nexusd.store.database import Database
+from nexusd.store.integrity import check_references, check_table, count_full_text, newest_ms, table_names
+from nexusd.store.memory_filter import TEXT_TABLES
+from nexusd.sync.worker import OutboxWorker
+
+TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 15.0          # the built-in model is loaded by its first text
+READING_TIMEOUT_S = 30.0        # of a database that is read without being asked for
+THOROUGH_TIMEOUT_S = 1800.0
+MAX_READ_BYTES = 256 * 1024 * 1024  # a larger database is read only where that is asked for
+LARGE_WAL_BYTES = 128 * 1024 * 1024  # twice where the writer insists on folding it in
+OLD_ROW_S = 600.0               # a row that waits longer than any pause and any batch
+UNVERIFIED_S = 8 * 86_400.0
+SAME_MODEL = 0.98               # the same weights on another processor differ by less
+SHOWN_FINDINGS = 3
+SEE_LOG = "journalctl -u nexusd -n 50, or where its standard error goes"
+
+Look = Callable[[], Awaitable[Check]]
+
+
+class Checkup:
+    """The examination. Made with the daemon: it remembers what both clocks showed then."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Database,
+        index: Index,
+        serving: Serving,
+        worker: OutboxWorker,
+        supervisor: Supervisor,
+        files: FileStorage,
+        processes: Callable[[], list[tuple[str, int]]],
+        reloader: Reloader,
+        load: Callable[[], Settings],
+        clock: Clock,
+        index_state: Callable[[], Awaitable[IndexState]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._index = index
+        self._serving = serving
+        self._worker = worker
+        self._supervisor = supervisor
+        self._files = files
+        self._processes = processes
+        self._reloader = reloader
+        self._load = load
+        self._index_state = index_state
+        self._clock = clock
+        self._started = clock.now_ms(), clock.monotonic_s()
+        self._probes = itertools.count(1)
+        self._log = structlog.get_logger("nexusd.checkup")
+
+    async def examine(self, params: CheckSystem) -> SystemChecks:
+        """Look at everything at once; the answer takes as long as the slowest part."""
+        large = self._store.stats().database_bytes > MAX_READ_BYTES
+        reads = params.thorough or not large
+        reading_s = THOROUGH_TIMEOUT_S if params.thorough else READING_TIMEOUT_S
+        looks: list[tuple[str, Look, float]] = [
+            ("settings", self._check_settings, TIMEOUT_S),
+            ("permissions", self._check_permissions, TIMEOUT_S),
+            ("disk", self._check_disk, TIMEOUT_S),
+            ("database", lambda: self._check_database(reads=reads), reading_s),
+            ("full text", lambda: self._check_full_text(reads=reads), reading_s),
+            ("index", self._check_index, TIMEOUT_S),
+            ("embedder", self._check_embedder, PROBE_TIMEOUT_S),
+            ("outbox", self._check_outbox, TIMEOUT_S),
+            ("files", self._check_files, TIMEOUT_S),
+            ("backups", self._check_backups, TIMEOUT_S),
+            ("clock", self._check_clock, TIMEOUT_S),
+            ("memory", self._check_memory, TIMEOUT_S),
+            ("tasks", self._check_tasks, TIMEOUT_S),
+        ]
+        return SystemChecks(checks=await asyncio.gather(*(self._one(*look) for look in looks)))
+
+    async def _one(self, name: str, look: Look, timeout_s: float) -> Check:
+        """One check, whatever happens to it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await look()
+        except TimeoutError:
+            says = f"not looked at to its end within {timeout_s:.0f} s"
+            return finding(name, "warning", says, "nexusctl doctor, when the machine has less to do")
+        except Busy:
+            says = "a part of it was not read within storage.readTimeoutS"
+            return finding(name, "warning", says, "nexusctl doctor, when the machine has less to do")
+        except RpcError as error:  # of the store, say: it names what is wrong
+            return finding(name, "problem", f"could not be looked at: {error.message}", SEE_LOG)
+        except Exception as error:  # noqa: BLE001 - logged; what the others found is worth more when one part fails
+            self._log.exception("a check failed", check=name)
+            return finding(name, "problem", f"could not be looked at: {type(error).__name__}", SEE_LOG)
+
+    # --- what it stands on: asked beside the loop, since a disk may hang ---
+
+    async def _check_settings(self) -> Check:
+        held, changeable = self._reloader.settings, self._reloader.changeable
+        return await asyncio.to_thread(check_settings, held, self._load, changeable)
+
+    async def _check_permissions(self) -> Check:
+        return await asyncio.to_thread(check_permissions, self._settings, os.geteuid())
+
+    async def _check_disk(self) -> Check:
+        stats = self._store.stats()
+        refused = None if stats.writer.disk == "ok" else stats.writer.disk
+        places = (self._settings.data_directory, self._settings.database_path.parent, self._settings.files_directory)
+        return await asyncio.to_thread(check_disk, places, stats.database_bytes, refused)
+
+    async def _check_clock(self) -> Check:
+        return check_clock(self._clock, self._started, await self._store.read(newest_ms))
+
+    async def _check_memory(self) -> Check:
+        return await asyncio.to_thread(check_memory, self._processes())
+
+    # --- its own parts ---
+
+    async def _check_database(self, *, reads: bool) -> Check:
+        directory, stats = self._settings.data_directory, self._store.stats()
+        size = f"{shown_size(stats.database_bytes)}, WAL {shown_size(stats.writer.wal_bytes)}"
+        if not self._store.in_place():
+            says = f"{self._store.path} was moved or removed while it is open"
+            return finding("database", "problem", says, "Stop nexusd, put the file back, start it")
+        broken = await self._store.read(check_references)
+        tables = await self._store.read(table_names) if reads else []
+        for name in tables:  # a read of its own each: none holds the WAL back for long
+            broken += await self._store.read(check_table, name)
+        found = []
+        if broken:
+            advice = (
+                f"Stop nexusd and keep a copy before anything else: cp -a {directory} {directory}.damaged\n"
+                f"What can be saved of it: sqlite3 {self._store.path} .recover | sqlite3 saved.db"
+            )
+            found.append(finding("", "problem", _few(broken), advice))
+        if stats.writer.wal_bytes > LARGE_WAL_BYTES:
+            says = f"the WAL has grown to {shown_size(stats.writer.wal_bytes)}: somebody reads without end"
+            advice = f"See who else has the database open: fuser -v {self._store.path}"
+            found.append(finding("", "warning", says, advice))
+        if not reads:
+            says = f"references are whole; too large to be read unasked: {size}. nexusctl doctor --thorough reads it"
+            return worst("database", found, says)
+        return worst("database", found, f"every page is sound, every reference leads somewhere: {size}")
+
+    async def _check_full_text(self, *, reads: bool) -> Check:
+        found = []
+        for table in TEXT_TABLES.values():
+            missing, orphaned = await self._store.read(count_full_text, table.name)
+            wrong = [f"it lacks {_rows(missing)} of {table.name}"] if missing else []
+            wrong += [f"it holds {orphaned:,} of {table.name} that are gone"] if orphaned else []
+            if reads and not wrong:
+                differing = await self._store.read(check_table, f"{table.name}_fts")
+                wrong = [f"that of {table.name} is damaged"] if differing else []
+            advice = "nexusctl index repair"
+            found += [finding("", "problem", f"search by words is not whole: {one}", advice) for one in wrong]
+        whole = " and is whole in itself" if reads else ""
+        return worst("full text", found, f"search by words has every row{whole}")
+
+    async def _check_index(self) -> Check:
+        health, backend = self._index.health(), self._settings.config.index.backend
+        if not health.available:
+            where = "its log: journalctl -u nexusd -n 50" if backend == "embedded" else "index.url, and that server"
+            says = f"the {backend} index does not answer: {health.detail}; searches go by words alone"
+            return finding("index", "problem", says, f"It is tried again by itself. See {where}")
+        if not self._worker.complete:
+            trouble = self._worker.index_breaker.last_error
+            if trouble:
+                return finding("index", "problem", trouble, f"It is tried again by itself. {SEE_LOG}")
+            says = "being compared with the rows: searches may miss some"
+            return finding("index", "warning", says, "Wait for it: nexusctl index status")
+        if self._index_state is None:
+            return ok("index", f"{backend}, complete")
+        state = await self._index_state()
+        now_ms = self._clock.now_ms()
+        found = [*_reembedding(state), *_verified(state.last_verify, now_ms)]
+        if state.dropped_hits:
+            says = f"{state.dropped_hits:,} hits had no row any more and were left out of answers"
+            found.append(finding("", "warning", says, "nexusctl index verify"))
+        points = sum(one.points or 0 for one in state.collections)
+        verified = "not compared in full yet, which happens every night"
+        if state.last_verify is not None:
+            ago_s = (now_ms - (state.last_verify.finished_at or now_ms)) / 1000
+            verified = f"compared in full {shown_span(max(0.0, ago_s))} ago, and agreed"
+        return worst("index", found, f"{backend}, complete, {points:,} points; {verified}")
+
+    async def _check_embedder(self) -> Check:
+        embedder = self._serving.model.embedder
+        began_s = self._clock.monotonic_s()
+        text = f"Does the model answer? {self._clock.now_ms()} {next(self._probes)}"
+        try:  # a text that was never asked for, or its vector would come out of the cache
+            vector = await embedder.embed_query(text)
+        except RpcError as error:
+            says = f"{error.message}; new rows wait, and searches go by words alone"
+            return finding("embedder", "problem", says, f"It is tried again by itself. {self._embedder_advice()}")
+        took_ms = (self._clock.monotonic_s() - began_s) * 1000
+        model = f"{embedder.fingerprint.provider} {embedder.fingerprint.model}"
+        return ok("embedder", f"{model} gave a vector of {len(vector) // 4} numbers in {took_ms:,.0f} ms")
+
+    def _embedder_advice(self) -> str:
+        config = self._settings.config.embedding
+        if config.provider == "builtin":
+            return SEE_LOG
+        return f"See whether that service runs: curl -sS {describe_service(config).origin}"
+
+    async def _check_outbox(self) -> Check:
+        status = self._worker.status()
+        waiting, age_s = status.pending + status.inflight, (status.oldest_age_ms or 0) / 1000
+        found = []
+        if status.dead:
+            says = f"{_rows(status.dead)} cannot be indexed: by meaning nothing of it is found"
+            advice = "See why: nexusctl outbox list --state dead; then: nexusctl outbox retry --all"
+            found.append(finding("", "warning", says, advice))
+        if age_s > OLD_ROW_S:
+            says = f"{_rows(waiting)} still to be indexed, the oldest for {shown_span(age_s)}"
+            away = [name for name in ("embedder", "index") if getattr(status, name) != "closed"]
+            why = f" (the {' and the '.join(away)} cannot be reached)" if away else ""
+            found.append(finding("", "warning", says + why, "nexusctl outbox watch"))
+        says = f"{_rows(waiting)} to be indexed, the oldest for {shown_span(age_s)}" if waiting else "nothing is owed"
+        return worst("outbox", found, says)
+
+    async def _check_files(self) -> Check:
+        broken = self._files.broken()
+        if not broken:
+            return ok("files", f"presets, tools and MCP servers in {self._settings.files_directory} can be taken")
+        says = _few([f"{name}: {why}" for name, why in broken.items()])
+        return finding("files", "warning", says, "Mend the file: a change is noticed by itself")
+
+    async def _check_backups(self) -> Check:
+        rows = await self._store.read(newest_ms)
+        if rows is None:
+            return ok("backups", "none are configured, and nothing is stored yet")
+        directory = self._settings.data_directory
+        says = "none are configured: what is remembered exists once"
+        advice = f"systemctl stop nexusd && cp -a {directory} /another/disk/nexusd-copy; systemctl start nexusd"
+        return finding("backups", "warning", says, advice)
+
+    async def _check_tasks(self) -> Check:
+        states = self._supervisor.states()
+        found = [
+            finding("", "problem", f"{task.name}: {task.last_error}", SEE_LOG)
+            for task in states
+            if task.state in {"waiting", "failed"}
+        ]
+        return worst("tasks", found, f"all {len(states)} are running")
+
+
+def _reembedding(state: IndexState) -> list[Check]:
+    """What a change of the model asks of people."""
+    progress = state.reembed
+    if progress.state == "failed":
+        says = f"the change to another embedding model has stopped: {progress.detail}"
+        return [finding("", "problem", says, "nexusctl index reembed")]
+    return []
+
+
+def _verified(report: IndexReport | None, now_ms: int) -> list[Check]:
+    """What the last full comparison asks of people."""
+    if report is None:
+        return []
+    found = []
+    if report.agrees is False:
+        says = "the last comparison found that index and rows differ"
+        found.append(finding("", "problem", says, "nexusctl index repair"))
+    if report.model_similarity is not None and report.model_similarity < SAME_MODEL:
+        says = f"the embedding model gives other vectors than before (similarity {report.model_similarity:.2f})"
+        found.append(finding("", "problem", says, "nexusctl index reembed --force"))
+    if report.finished_at is not None and (now_ms - report.finished_at) / 1000 > UNVERIFIED_S:
+        says = f"not compared in full for {shown_span((now_ms - report.finished_at) / 1000)}"
+        found.append(finding("", "warning", says, "nexusctl index verify"))
+    return found
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
+
+
+def _few(findings: list[str]) -> str:
+    more = f"; and {len(findings) - SHOWN_FINDINGS:,} more" if len(findings) > SHOWN_FINDINGS else ""
+    return "; ".join(findings[:SHOWN_FINDINGS]) + more
