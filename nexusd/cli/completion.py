@@ -47,10 +47,18 @@ def resources(ctx: typer.Context) -> dict[str, str]:
     return {resource: ", ".join(verb for verb in verbs if verb) for resource, verbs in found.items()}
 
 
+def learned_words(ctx: typer.Context, words: Sequence[str]) -> tuple[str, list[str]]:
+    """The resource as it was typed and the words after it; where a group took the verb, that is the first of them."""
+    group = ctx.parent
+    if group is not None and group.parent is not None:
+        return str(group.info_name), [str(ctx.info_name), *words]
+    return str(ctx.info_name), list(words)
+
+
 def words_for(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """What may come after a resource: a command of it, a parameter (as a flag where one was begun), or a value."""
-    typed = list(ctx.params.get("words") or ())
-    resource = camel(str(ctx.info_name))
+    name, typed = learned_words(ctx, ctx.params.get("words") or ())
+    resource = camel(name)
     if not typed and "=" not in incomplete and not incomplete.startswith("-"):
         verbs = [one for one in _methods(ctx) if one.name.startswith(f"{resource}.")]
         if verbs:
@@ -130,16 +138,16 @@ def _paths(method: Explained) -> Iterator[str]:
 
 
 def _methods(ctx: typer.Context) -> list[_Named]:
-    answer = _asked(ctx, Request("help", {}, _Methods, mutates=False))
+    answer = asked(ctx, Request("help", {}, _Methods, mutates=False))
     return [] if answer is None else answer.methods
 
 
 def _explained(ctx: typer.Context, resource: str, typed: Sequence[str]) -> Explained | None:
     name = f"{resource}.{camel(typed[0])}" if typed and "=" not in typed[0] else resource
-    return _asked(ctx, Request("help", {"method": name}, Explained, mutates=False))
+    return asked(ctx, Request("help", {"method": name}, Explained, mutates=False))
 
 
-def _asked(ctx: typer.Context, request: Request[T]) -> T | None:
+def asked(ctx: typer.Context, request: Request[T]) -> T | None:
     """The daemon's answer, if it comes at once."""
     given = ctx.find_root().params
     deadline = time.monotonic() + MAX_WAIT_S

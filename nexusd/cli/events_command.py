@@ -11,11 +11,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from nexusd.cli.invocation import Json, invocation_of, write
+from nexusd.cli.invocation import INTERRUPTED, Json, invocation_of, write
 from nexusd.cli.texts import safe
 from nexusd.model.events import Event
-
-INTERRUPTED = 130  # as a shell shows a program that SIGINT ended: it is how this one ends
 
 
 def events(

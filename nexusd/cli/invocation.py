@@ -16,19 +16,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from typer.core import TyperGroup
 
 from nexusd.cli.connection import connected
 from nexusd.cli.params import ParameterError, parse_document
 from nexusd.cli.texts import safe
 from nexusd.client.sync_client import Client
+from nexusd.errors import RpcError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+INTERRUPTED = 130  # as a shell shows a program that SIGINT ended
 BROKEN_PIPE = 141  # as a shell shows a program that SIGPIPE ended
 NOT_WRITTEN = 1
+FAILED = 4  # the daemon refused or broke off, of commands for which 1 says what was found
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, also on a terminal.")]
+
+
+class Verdict(SystemExit):
+    """The command's own exit code for what it found: whatever else the number means elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +66,9 @@ def open_missing_streams() -> None:
 
 
 def own_commands(ctx: typer.Context) -> frozenset[str]:
-    """The commands that nexusctl has without a daemon."""
-    return frozenset(getattr(ctx.find_root().command, "commands", ()))
+    """The commands that nexusctl has without a daemon; groups are none, whose verbs may be the daemon's."""
+    commands = getattr(ctx.find_root().command, "commands", {})
+    return frozenset(name for name, command in commands.items() if not isinstance(command, TyperGroup))
 
 
 def document_on_stdin() -> dict[str, Any]:
@@ -133,6 +142,16 @@ def draw(what: RenderableType) -> None:
     from rich.console import Console  # noqa: PLC0415 (as above)
 
     Console(highlight=False).print(what)
+
+
+def complain_of(error: RpcError) -> None:
+    """Say on standard error what the daemon refused."""
+    details = [f"{field.path}: {field.expected}" for field in error.fields]
+    details = [detail for detail in details if detail not in error.message]  # it may have room for them
+    if error.kind == "internal_error" and error.request_id is not None:
+        details.append(f"requestId {error.request_id}")  # all that the daemon's log can be searched for
+    named = error.message.lower().startswith(error.kind.replace("_", " "))
+    complain(error.message if named else f"{error.kind}: {error.message}", *details)
 
 
 def complain(message: str, *details: str) -> None:

@@ -1,8 +1,8 @@
 """nexusctl: the commands.
 
 Owns the command line and the exit codes: 0 ok, 1 the daemon answered an error, 2 no connection, 3 a wrong
-command line, 130 interrupted. On a terminal it draws; into a pipe, or with --json, it writes the daemon's
-result as it came: one JSON document. What is no command here is `learned`'s.
+command line, 130 interrupted; index has some of their own. On a terminal it draws; into a pipe, or with
+--json, it writes the daemon's result as it came: one JSON document. What is no command here is `learned`'s.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from nexusd.cli.completion import method_names
 from nexusd.cli.connection import socket_path_or_url
 from nexusd.cli.events_command import events
 from nexusd.cli.import_command import import_
+from nexusd.cli.index_command import forget, reembed, repair, verify
 from nexusd.cli.invocation import (
     Invocation,
     Json,
+    Verdict,
     complain,
+    complain_of,
     document_on_stdin,
     draw,
     invocation_of,
@@ -35,7 +38,8 @@ from nexusd.cli.invocation import (
     text_on_stdin,
     write,
 )
-from nexusd.cli.learned import CommandGroup
+from nexusd.cli.learned import PANEL, CommandGroup, resource_group
+from nexusd.cli.outbox_command import retry, show, watch
 from nexusd.cli.params import ParameterError, check_text, parse_arguments
 from nexusd.cli.texts import safe
 from nexusd.client import calls
@@ -268,6 +272,8 @@ def make_app() -> typer.Typer:
     app.command("import")(import_)
     app.command()(call)
     app.command("help")(help_)
+    app.add_typer(resource_group(show, retry, watch), name="outbox", rich_help_panel=PANEL)
+    app.add_typer(resource_group(verify, repair, reembed, forget), name="index", rich_help_panel=PANEL)
     return app
 
 
@@ -276,15 +282,12 @@ def main() -> NoReturn:
     open_missing_streams()
     try:
         make_app()(prog_name="nexusctl")
+    except Verdict:
+        raise
     except SystemExit as exc:
         sys.exit(USAGE if exc.code == _TYPER_USAGE else exc.code)
     except RpcError as exc:
-        details = [f"{field.path}: {field.expected}" for field in exc.fields]
-        details = [detail for detail in details if detail not in exc.message]  # it may have room for them
-        if exc.kind == "internal_error" and exc.request_id is not None:
-            details.append(f"requestId {exc.request_id}")  # all that the daemon's log can be searched for
-        named = exc.message.lower().startswith(exc.kind.replace("_", " "))
-        complain(exc.message if named else f"{exc.kind}: {exc.message}", *details)
+        complain_of(exc)
         sys.exit(REMOTE_ERROR)
     except ClientError as exc:
         complain(exc.message)

@@ -83,6 +83,11 @@ def test_learned_command_asks_no_more_of_the_daemon_than_call_does(environment: 
     assert spent[0] == spent[1]
 
 
+def test_the_outbox_of_a_real_daemon_is_watched_until_it_is_empty(environment: dict[str, str]) -> None:
+    assert nexusctl(environment, "outbox", "watch").splitlines()[-1].startswith("waiting=0 dead=0 ")
+    assert json.loads(nexusctl(environment, "outbox", "retry", "--all")) == {"retried": 0}
+
+
 # --- completion: the protocol of each shell ---
 
 
@@ -110,6 +115,12 @@ def bash_offers(environment: dict[str, str], *words: str) -> list[str]:
         (["memory", "search", "query", "=", "x"], []),
         (["memory", "xyzzy", ""], []),
         (["xyzzy", ""], []),
+        (["outb"], ["outbox"]),
+        (["outbox", "w"], ["wait", "watch"]),
+        (["outbox", "list", "state", "=", "d"], ["dead"]),
+        (["outbox", "list", "--st"], ["--state"]),
+        (["outbox", "retry", "--a"], ["--all"]),
+        (["index", "verify", "e"], ["episodes", "entities"]),
     ],
 )
 def test_bash_is_offered(environment: dict[str, str], words: list[str], offered: list[str]) -> None:
