@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 from rich.console import RenderableType
 
-from nexusd.cli import index_pages, outbox_pages, tables
+from nexusd.cli import doctor_page, index_pages, outbox_pages, tables
 
 _DRAWINGS: Mapping[str, Callable[[bytes], RenderableType]] = {
     "outbox.list": outbox_pages.listing,
@@ -20,6 +20,7 @@ _DRAWINGS: Mapping[str, Callable[[bytes], RenderableType]] = {
     "index.verify": index_pages.report,
     "index.repair": index_pages.report,
     "index.reembed": index_pages.reembedding,
+    "system.check": doctor_page.examination,
 }
 
 

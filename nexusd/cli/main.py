@@ -1,7 +1,7 @@
 """nexusctl: the commands.
 
 Owns the command line and the exit codes: 0 ok, 1 the daemon answered an error, 2 no connection, 3 a wrong
-command line, 130 interrupted; index has some of their own. On a terminal it draws; into a pipe, or with
+command line, 130 interrupted; doctor and index have some of their own. On a terminal it draws; into a pipe, or with
 --json, it writes the daemon's result as it came: one JSON document. What is no command here is `learned`'s.
 """
 
@@ -17,6 +17,7 @@ import typer
 from nexusd import __version__
 from nexusd.cli.completion import method_names
 from nexusd.cli.connection import socket_path_or_url
+from nexusd.cli.doctor_command import doctor
 from nexusd.cli.events_command import events
 from nexusd.cli.import_command import import_
 from nexusd.cli.index_command import forget, reembed, repair, verify
@@ -267,6 +268,7 @@ def make_app() -> typer.Typer:
     app.command()(search)
     app.command()(context)
     app.command()(status)
+    app.command()(doctor)
     app.command()(reload)
     app.command()(events)
     app.command("import")(import_)

@@ -83,6 +83,16 @@ def test_learned_command_asks_no_more_of_the_daemon_than_call_does(environment: 
     assert spent[0] == spent[1]
 
 
+def test_an_examination_of_a_daemon_that_is_well_finds_at_most_that_nothing_is_backed_up(
+    environment: dict[str, str], daemon: Daemon
+) -> None:
+    daemon.data.chmod(0o700)
+    done = subprocess.run(["nexusctl", "doctor"], capture_output=True, text=True, env=environment, check=False)
+    troubled = [one["check"] for one in json.loads(done.stdout)["checks"] if one["state"] != "ok"]
+    assert (troubled in ([], ["backups"]), done.stderr) == (True, "")  # where the tests before have stored something
+    assert done.returncode == len(troubled)
+
+
 def test_the_outbox_of_a_real_daemon_is_watched_until_it_is_empty(environment: dict[str, str]) -> None:
     assert nexusctl(environment, "outbox", "watch").splitlines()[-1].startswith("waiting=0 dead=0 ")
     assert json.loads(nexusctl(environment, "outbox", "retry", "--all")) == {"retried": 0}
@@ -121,6 +131,7 @@ def bash_offers(environment: dict[str, str], *words: str) -> list[str]:
         (["outbox", "list", "--st"], ["--state"]),
         (["outbox", "retry", "--a"], ["--all"]),
         (["index", "verify", "e"], ["episodes", "entities"]),
+        (["doctor", "--th"], ["--thorough"]),
     ],
 )
 def test_bash_is_offered(environment: dict[str, str], words: list[str], offered: list[str]) -> None:

@@ -120,9 +120,10 @@ def test_a_job_that_ended_while_another_began_is_found_as_the_last(daemon: Scrip
     assert (done.code, json.loads(done.output)["finishedAt"]) == (0, 6500)
 
 
-def test_a_job_that_the_daemon_has_forgotten_is_exit_code_4(daemon: ScriptedDaemon) -> None:
+@pytest.mark.parametrize("now", [state(), state(job={**report(), "startedAt": 9000})], ids=["none", "a later one"])
+def test_a_job_that_the_daemon_has_forgotten_is_exit_code_4(daemon: ScriptedDaemon, now: dict[str, Any]) -> None:
     daemon.answers["index.verify"] = running()
-    daemon.answers["index.status"] = state()
+    daemon.answers["index.status"] = now
     done = on_terminal("--socket", daemon.address, "index", "verify")
     assert (done.code, "the daemon knows nothing of it any more" in done.words) == (4, True)
 
