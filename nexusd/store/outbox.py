@@ -2,7 +2,8 @@
 
 Owns the table `outbox`; its rows are written by triggers, with the change that they are for. Every function
 that a worker calls after a claim touches only rows that are as they were claimed: what changed meanwhile
-is pending again, and stays so.
+is pending again, and stays so. The table `outbox_next` is a second queue of the same shape and rules, of what the
+index owes to the rows under the next embedding model: every function that a worker calls takes the queue's name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.indexed import table_of
 
 Op = Literal["upsert", "delete"]
+Queue = Literal["outbox", "outbox_next"]  # names of tables: they stand in SQL, and come from nowhere but here
 
 _LISTING = "outbox"
 _ENTRY_COLUMNS = "seq, collection, row_id, version, op, attempts, created_ms"
@@ -31,101 +33,101 @@ seq, collection, row_id, version, op, state, attempts, not_before_ms, error_kind
 # row of one collection for ever; `inflight` because the same version can have been queued anew.
 AS_CLAIMED = """
 seq IN (
-    SELECT o.seq FROM json_each(?) claimed JOIN outbox o ON o.seq = claimed.value ->> 0
+    SELECT o.seq FROM json_each(?) claimed JOIN {queue} o ON o.seq = claimed.value ->> 0
     WHERE o.version = claimed.value ->> 1 AND o.op = claimed.value ->> 2 AND o.state = 'inflight')"""
 
 # take the oldest entries that are due; one that should wait longer than any backoff lasts was postponed
 # before the wall clock was set back, and is due. The index is named, or SQLite would sort a whole collection.
 CLAIM = f"""
-UPDATE outbox SET state = 'inflight'
+UPDATE {{queue}} SET state = 'inflight'
 WHERE seq IN (
-    SELECT seq FROM outbox INDEXED BY outbox_pending
+    SELECT seq FROM {{queue}} INDEXED BY {{queue}}_pending
     WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2)
         AND collection IN (SELECT value FROM json_each(?3))
     ORDER BY seq LIMIT ?4)
 RETURNING {_ENTRY_COLUMNS}"""
 
 # done: the index holds it, or holds it no more
-FINISH = f"DELETE FROM outbox WHERE {AS_CLAIMED}"
+FINISH = f"DELETE FROM {{queue}} WHERE {AS_CLAIMED}"
 
 # give back without a mark: the index or the embedder was not there
-RELEASE = f"UPDATE outbox SET state = 'pending', not_before_ms = ? WHERE {AS_CLAIMED}"
+RELEASE = f"UPDATE {{queue}} SET state = 'pending', not_before_ms = ? WHERE {AS_CLAIMED}"
 
 # what was given back without a mark is due: what it waited for is there
-HASTEN = "UPDATE outbox SET not_before_ms = 0 WHERE state = 'pending' AND attempts = 0 AND not_before_ms > 0"
+HASTEN = "UPDATE {queue} SET not_before_ms = 0 WHERE state = 'pending' AND attempts = 0 AND not_before_ms > 0"
 
 # give back, to be tried again later
 POSTPONE = f"""
-UPDATE outbox SET state = 'pending', attempts = attempts + 1, not_before_ms = ?, error_kind = ?, error = ?
+UPDATE {{queue}} SET state = 'pending', attempts = attempts + 1, not_before_ms = ?, error_kind = ?, error = ?
 WHERE {AS_CLAIMED}"""
 
 # give up, visibly
 BURY = f"""
-UPDATE outbox SET state = 'dead', attempts = attempts + 1, error_kind = ?, error = ? WHERE {AS_CLAIMED}"""
+UPDATE {{queue}} SET state = 'dead', attempts = attempts + 1, error_kind = ?, error = ? WHERE {AS_CLAIMED}"""
 
 # what a daemon that died had claimed
-RESET_INFLIGHT = "UPDATE outbox SET state = 'pending' WHERE state = 'inflight'"
+RESET_INFLIGHT = "UPDATE {queue} SET state = 'pending' WHERE state = 'inflight'"
 
 # rows by state: all are counted by the size of the table, the rare states by their own small indexes
 COUNT_STATES = """
-SELECT (SELECT count(*) FROM outbox),
-       (SELECT count(*) FROM outbox WHERE state = 'inflight'),
-       (SELECT count(*) FROM outbox WHERE state = 'dead')"""
+SELECT (SELECT count(*) FROM {queue}),
+       (SELECT count(*) FROM {queue} WHERE state = 'inflight'),
+       (SELECT count(*) FROM {queue} WHERE state = 'dead')"""
 
 # since when the oldest living row waits
 OLDEST = """
 SELECT min(created_ms) FROM (
-    SELECT created_ms FROM (SELECT created_ms FROM outbox WHERE state = 'pending' ORDER BY seq LIMIT 1)
+    SELECT created_ms FROM (SELECT created_ms FROM {queue} WHERE state = 'pending' ORDER BY seq LIMIT 1)
     UNION ALL
-    SELECT created_ms FROM (SELECT created_ms FROM outbox WHERE state = 'inflight' ORDER BY seq LIMIT 1))"""
+    SELECT created_ms FROM (SELECT created_ms FROM {queue} WHERE state = 'inflight' ORDER BY seq LIMIT 1))"""
 
 # rows by collection: all of them out of the unique index alone, the rare states by their own small indexes, which
 # are named, or SQLite would take the large one and look at every row
-COUNT_COLLECTIONS = "SELECT collection, count(*) FROM outbox GROUP BY collection"
+COUNT_COLLECTIONS = "SELECT collection, count(*) FROM {queue} GROUP BY collection"
 COUNT_COLLECTIONS_IN_STATE = """
-SELECT collection, count(*) FROM outbox INDEXED BY outbox_{state} WHERE state = '{state}' GROUP BY collection"""
+SELECT collection, count(*) FROM {queue} INDEXED BY {queue}_{state} WHERE state = '{state}' GROUP BY collection"""
 
 # since when a collection's oldest living row waits
 OLDEST_OF_COLLECTION = """
 SELECT min(created_ms) FROM (
     SELECT created_ms FROM (
-        SELECT created_ms FROM outbox INDEXED BY outbox_pending
+        SELECT created_ms FROM {queue} INDEXED BY {queue}_pending
         WHERE state = 'pending' AND collection = ?1 ORDER BY seq LIMIT 1)
     UNION ALL
     SELECT created_ms FROM (
-        SELECT created_ms FROM outbox INDEXED BY outbox_inflight
+        SELECT created_ms FROM {queue} INDEXED BY {queue}_inflight
         WHERE state = 'inflight' AND collection = ?1 ORDER BY seq LIMIT 1))"""
 
 # when the first pending row is due, by the same rule
 ANY_DUE = """
 SELECT EXISTS (
-    SELECT 1 FROM outbox
+    SELECT 1 FROM {queue}
     WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2)
         AND collection IN (SELECT value FROM json_each(?3)))"""
 
 # when the first pending row may be tried; all of them are looked at
 NEXT_DUE = """
-SELECT min(iif(not_before_ms > ?1 + ?2, 0, not_before_ms)) FROM outbox
+SELECT min(iif(not_before_ms > ?1 + ?2, 0, not_before_ms)) FROM {queue}
 WHERE state = 'pending' AND collection IN (SELECT value FROM json_each(?3))"""
 
 # rows after a place, oldest first
 LIST_OUTBOX = f"""
-SELECT {_ROW_COLUMNS} FROM outbox WHERE seq > ? AND {{conditions}} ORDER BY seq LIMIT ? OFFSET ?"""
+SELECT {_ROW_COLUMNS} FROM {{queue}} WHERE seq > ? AND {{conditions}} ORDER BY seq LIMIT ? OFFSET ?"""
 
 # dead letters that get another chance, with their history forgotten
 RETRY_DEAD = """
-UPDATE outbox SET state = 'pending', attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL,
+UPDATE {queue} SET state = 'pending', attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL,
     created_ms = ?
 WHERE state = 'dead'"""
 RETRY_DEAD_SEQS = RETRY_DEAD + " AND seq IN (SELECT value FROM json_each(?))"
 
 # which of the rows are not settled, and why
 UNFINISHED = """
-SELECT row_id, state FROM outbox WHERE collection = ? AND row_id IN (SELECT value FROM json_each(?))"""
+SELECT row_id, state FROM {queue} WHERE collection = ? AND row_id IN (SELECT value FROM json_each(?))"""
 
 # every row of a collection, again, but those that are to stay out; a queued delete stays, since its row is gone
 REQUEUE = """
-INSERT INTO outbox (collection, row_id, version, op, created_ms)
+INSERT INTO {queue} (collection, row_id, version, op, created_ms)
 SELECT ?1, id, version, 'upsert', ?2 FROM {table}
 WHERE id NOT IN (SELECT row_id FROM unindexed WHERE collection = ?1)
 ON CONFLICT (collection, row_id) DO UPDATE SET
@@ -162,7 +164,13 @@ def claimed(entries: Sequence[OutboxEntry]) -> str:
 
 
 def claim_batch(
-    db: Connection, limit: int, now_ms: int, max_backoff_ms: int, collections: Sequence[str]
+    db: Connection,
+    limit: int,
+    now_ms: int,
+    max_backoff_ms: int,
+    collections: Sequence[str],
+    *,
+    queue: Queue = "outbox",
 ) -> list[OutboxEntry]:
     """Claim up to `limit` entries of the collections that are due, oldest first.
 
@@ -170,66 +178,77 @@ def claim_batch(
     postponed before the wall clock was set back, and is due.
     """
     values = (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode(), limit)
-    rows: list[Any] = db.execute(CLAIM, values).fetchall()
+    rows: list[Any] = db.execute(CLAIM.format(queue=queue), values).fetchall()
     return [OutboxEntry(*row) for row in sorted(rows)]
 
 
-def finish_batch(db: Connection, entries: Sequence[OutboxEntry]) -> int:
+def finish_batch(db: Connection, entries: Sequence[OutboxEntry], *, queue: Queue = "outbox") -> int:
     """Remove what is done; answer how many went. The others changed meanwhile and are pending again."""
-    db.execute(FINISH, (claimed(entries),))
+    db.execute(FINISH.format(queue=queue), (claimed(entries),))
     return db.changes()
 
 
-def release_batch(db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int = 0) -> None:
+def release_batch(
+    db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int = 0, *, queue: Queue = "outbox"
+) -> None:
     """Give entries back, due from `not_before_ms` on; no attempt is counted, an outage is not their fault."""
-    db.execute(RELEASE, (not_before_ms, claimed(entries)))
+    db.execute(RELEASE.format(queue=queue), (not_before_ms, claimed(entries)))
 
 
-def hasten(db: Connection) -> None:
+def hasten(db: Connection, *, queue: Queue = "outbox") -> None:
     """What was given back without a mark may be taken at once."""
-    db.execute(HASTEN)
+    db.execute(HASTEN.format(queue=queue))
 
 
 def postpone(
-    db: Connection, entries: Sequence[OutboxEntry], not_before_ms: int, error_kind: str, error: str
+    db: Connection,
+    entries: Sequence[OutboxEntry],
+    not_before_ms: int,
+    error_kind: str,
+    error: str,
+    *,
+    queue: Queue = "outbox",
 ) -> None:
     """Count a failed attempt; try again from `not_before_ms` on."""
-    db.execute(POSTPONE, (not_before_ms, error_kind, error, claimed(entries)))
+    db.execute(POSTPONE.format(queue=queue), (not_before_ms, error_kind, error, claimed(entries)))
 
 
-def bury(db: Connection, entry: OutboxEntry, error_kind: str, error: str) -> bool:
+def bury(
+    db: Connection, entry: OutboxEntry, error_kind: str, error: str, *, queue: Queue = "outbox"
+) -> bool:
     """Make a dead letter of the entry: it waits for people. False if it changed meanwhile: then it is pending."""
-    db.execute(BURY, (error_kind, error, claimed([entry])))
+    db.execute(BURY.format(queue=queue), (error_kind, error, claimed([entry])))
     return db.changes() > 0
 
 
-def reset_inflight(db: Connection) -> int:
+def reset_inflight(db: Connection, *, queue: Queue = "outbox") -> int:
     """Make pending again what an earlier run had claimed; answer how many. For the start only."""
-    db.execute(RESET_INFLIGHT)
+    db.execute(RESET_INFLIGHT.format(queue=queue))
     return db.changes()
 
 
-def count_outbox(db: Connection) -> OutboxCounts:
+def count_outbox(db: Connection, *, queue: Queue = "outbox") -> OutboxCounts:
     """The rows by state."""
-    row: tuple[Any, ...] = db.execute(COUNT_STATES).fetchall()[0]
+    row: tuple[Any, ...] = db.execute(COUNT_STATES.format(queue=queue)).fetchall()[0]
     total, inflight, dead = row
-    oldest_ms: int | None = db.execute(OLDEST).get
+    oldest_ms: int | None = db.execute(OLDEST.format(queue=queue)).get
     return OutboxCounts(
         pending=total - inflight - dead, inflight=inflight, dead=dead, oldest_ms=oldest_ms
     )
 
 
-def count_collections(db: Connection) -> dict[str, OutboxCounts]:
+def count_collections(db: Connection, *, queue: Queue = "outbox") -> dict[str, OutboxCounts]:
     """The rows by collection, of those that have any. For a reader: 11 ms where 100,000 wait."""
-    totals = _counts(db, COUNT_COLLECTIONS)
-    inflight = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(state="inflight"))
-    dead = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(state="dead"))
+    oldest = OLDEST_OF_COLLECTION.format(queue=queue)
+    totals = _counts(db, COUNT_COLLECTIONS.format(queue=queue))
+    inflight = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(queue=queue, state="inflight"))
+    dead = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(queue=queue, state="dead"))
     return {
         name: OutboxCounts(
             pending=total - inflight.get(name, 0) - dead.get(name, 0),
             inflight=inflight.get(name, 0),
             dead=dead.get(name, 0),
-            oldest_ms=db.execute(OLDEST_OF_COLLECTION, (name,)).get if total > dead.get(name, 0) else None,
+            oldest_ms=db.execute(oldest, (name,)).get if total > dead.get(name, 0) else None,
         )
         for name, total in totals.items()
     }
@@ -241,21 +260,23 @@ def _counts(db: Connection, sql: str) -> dict[str, int]:
 
 
 def any_due(
-    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str]
+    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str], *, queue: Queue = "outbox"
 ) -> bool:
     """Whether a claim would find anything now; cheap where the oldest rows are due, as they mostly are."""
-    return bool(db.execute(ANY_DUE, (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())).get)
+    values = (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())
+    return bool(db.execute(ANY_DUE.format(queue=queue), values).get)
 
 
 def next_due_ms(
-    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str]
+    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str], *, queue: Queue = "outbox"
 ) -> int | None:
     """When the first pending entry is due, ms since 1970 (0: long since); None if none is pending."""
-    due_ms: int | None = db.execute(NEXT_DUE, (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())).get
+    values = (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())
+    due_ms: int | None = db.execute(NEXT_DUE.format(queue=queue), values).get
     return due_ms
 
 
-def list_outbox(db: Connection, page: ListOutbox) -> Listing[OutboxRow]:
+def list_outbox(db: Connection, page: ListOutbox, *, queue: Queue = "outbox") -> Listing[OutboxRow]:
     """A page of rows, oldest first.
 
     Raises:
@@ -269,7 +290,7 @@ def list_outbox(db: Connection, page: ListOutbox) -> Listing[OutboxRow]:
     if page.collection is not None:
         conditions.append("collection = ?")
         values.append(page.collection)
-    sql = LIST_OUTBOX.format(conditions=" AND ".join(conditions))
+    sql = LIST_OUTBOX.format(queue=queue, conditions=" AND ".join(conditions))
     rows = db.execute(sql, (after, *values, page.limit + 1, page.offset or 0)).fetchall()
     items = [_outbox_row(row) for row in rows[: page.limit]]
     more = len(rows) > page.limit
@@ -292,28 +313,31 @@ def _outbox_row(row: tuple[Any, ...]) -> OutboxRow:
     )
 
 
-def retry_dead(db: Connection, seqs: Sequence[int], now_ms: int) -> int:
+def retry_dead(db: Connection, seqs: Sequence[int], now_ms: int, *, queue: Queue = "outbox") -> int:
     """Give the named dead letters another chance, or all if none is named; answer how many got one.
 
     Raises:
         OutboxRowNotFound: some are named, and none of them is a dead letter.
     """
     if seqs:
-        db.execute(RETRY_DEAD_SEQS, (now_ms, msgspec.json.encode(seqs).decode()))
+        db.execute(RETRY_DEAD_SEQS.format(queue=queue), (now_ms, msgspec.json.encode(seqs).decode()))
         if db.changes() == 0:
             raise OutboxRowNotFound("None of these rows is a dead letter.")
     else:
-        db.execute(RETRY_DEAD, (now_ms,))
+        db.execute(RETRY_DEAD.format(queue=queue), (now_ms,))
     return db.changes()
 
 
-def unfinished(db: Connection, collection: str, row_ids: Sequence[int]) -> dict[int, OutboxState]:
+def unfinished(
+    db: Connection, collection: str, row_ids: Sequence[int], *, queue: Queue = "outbox"
+) -> dict[int, OutboxState]:
     """Row id -> state, for those of the rows that the outbox still holds."""
-    rows: list[Any] = db.execute(UNFINISHED, (collection, msgspec.json.encode(row_ids).decode())).fetchall()
+    values = (collection, msgspec.json.encode(row_ids).decode())
+    rows: list[Any] = db.execute(UNFINISHED.format(queue=queue), values).fetchall()
     return dict(rows)
 
 
-def requeue_collection(db: Connection, collection: str, now_ms: int) -> int:
+def requeue_collection(db: Connection, collection: str, now_ms: int, *, queue: Queue = "outbox") -> int:
     """Queue every row that the index is to hold, as after it was found wiped; answer how many."""
-    db.execute(REQUEUE.format(table=table_of(collection)), (collection, now_ms))
+    db.execute(REQUEUE.format(queue=queue, table=table_of(collection)), (collection, now_ms))
     return db.changes()

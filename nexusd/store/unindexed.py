@@ -13,7 +13,7 @@ import msgspec
 from nexusd.errors import RowNotFound
 from nexusd.store.connection import Connection
 from nexusd.store.indexed import table_of
-from nexusd.store.outbox import AS_CLAIMED, OutboxEntry, claimed, finish_batch
+from nexusd.store.outbox import AS_CLAIMED, OutboxEntry, Queue, claimed, finish_batch
 
 # the version of a row, if it is there
 SELECT_VERSION = "SELECT version FROM {table} WHERE id = ?"
@@ -23,7 +23,7 @@ INSERT_UNINDEXED = "INSERT OR IGNORE INTO unindexed (collection, row_id) VALUES 
 
 # what was claimed and has nothing to be indexed, unless it changed meanwhile
 INSERT_CLAIMED = f"""
-INSERT OR IGNORE INTO unindexed (collection, row_id) SELECT collection, row_id FROM outbox WHERE {AS_CLAIMED}"""
+INSERT OR IGNORE INTO unindexed (collection, row_id) SELECT collection, row_id FROM {{queue}} WHERE {AS_CLAIMED}"""
 
 # let a row in again
 DELETE_UNINDEXED = "DELETE FROM unindexed WHERE collection = ? AND row_id = ?"
@@ -83,10 +83,15 @@ def let_in(db: Connection, collection: str, row_id: int, now_ms: int) -> None:
     db.execute(QUEUE_ROW, (collection, row_id, version, "upsert", now_ms))
 
 
-def finish_without_point(db: Connection, entries: Sequence[OutboxEntry]) -> int:
-    """Settle rows that have nothing to be indexed; answer how many. Those that changed meanwhile are pending again."""
-    db.execute(INSERT_CLAIMED, (claimed(entries),))
-    return finish_batch(db, entries)
+def finish_without_point(db: Connection, entries: Sequence[OutboxEntry], *, queue: Queue = "outbox") -> int:
+    """Settle rows that have nothing to be indexed; answer how many. Those that changed meanwhile are pending again.
+
+    Only what serves says which rows are out: one without a text may have a caller's own vector under the model that
+    serves and none under the next, and would lose its point.
+    """
+    if queue == "outbox":
+        db.execute(INSERT_CLAIMED.format(queue=queue), (claimed(entries),))
+    return finish_batch(db, entries, queue=queue)
 
 
 def select_unindexed(db: Connection, collection: str, row_ids: Sequence[int]) -> set[int]:

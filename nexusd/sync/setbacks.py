@@ -15,7 +15,7 @@ from nexusd.clock import Clock
 from nexusd.config import OutboxConfig
 from nexusd.model.events import Publish
 from nexusd.store.database import Database
-from nexusd.store.outbox import OutboxEntry, bury, postpone, release_batch
+from nexusd.store.outbox import OutboxEntry, Queue, bury, postpone, release_batch
 from nexusd.sync.breaker import Breaker, backoff_s
 
 UNFORESEEN = "internal_error"
@@ -32,6 +32,7 @@ class Setbacks:
         clock: Clock,
         chance: random.Random,
         publish: Publish,
+        queue: Queue = "outbox",
     ) -> None:
         self.gave_back = False  # since the worker last looked
         self._store = store
@@ -40,6 +41,7 @@ class Setbacks:
         self._clock = clock
         self._chance = chance
         self._publish = publish
+        self._queue: Queue = queue
         self._suspects: set[int] = set()  # seqs of rows that failed together, one of which may be to blame
         self._log = structlog.get_logger("nexusd.outbox")
 
@@ -60,7 +62,7 @@ class Setbacks:
         self.gave_back = True
         # no longer than any backoff: what waits longer is taken for a clock that was set back, and is due at once
         pause_s = min(pause_s, self._config.max_backoff_s)
-        await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000))
+        await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000), queue=self._queue)
 
     async def suspect(self, entries: list[OutboxEntry], what: str) -> None:
         """One of these may be why it failed: from now on each goes alone, and who fails alone counts its attempts.
@@ -83,13 +85,13 @@ class Setbacks:
         )
         self._breaker.try_now()  # it was this row: the others need not wait for it
         not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
-        await self._store.write(postpone, entries, not_before_ms, UNFORESEEN, what)
+        await self._store.write(postpone, entries, not_before_ms, UNFORESEEN, what, queue=self._queue)
 
     async def bury(self, entry: OutboxEntry, kind: str, reason: str) -> None:
         """Never: a dead letter, with its reason."""
         self._log.error(
             "row cannot be indexed", collection=entry.collection, row_id=entry.row_id, kind=kind, reason=reason
         )
-        if await self._store.write(bury, entry, kind, reason):
+        if await self._store.write(bury, entry, kind, reason, queue=self._queue):
             dead = {"state": "dead", "collection": entry.collection, "id": entry.row_id, "kind": kind}
             self._publish("outbox", dead)

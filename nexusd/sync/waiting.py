@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 
 from nexusd.model.outbox import WaitedOutbox
 from nexusd.store.database import Database
-from nexusd.store.outbox import count_outbox, unfinished
+from nexusd.store.outbox import Queue, count_outbox, unfinished
 
 
 class Waiting:
     """Those who wait. `complete` tells whether what is not in the outbox is in the index."""
 
-    def __init__(self, store: Database, complete: Callable[[], bool]) -> None:
+    def __init__(self, store: Database, complete: Callable[[], bool], queue: Queue = "outbox") -> None:
         self._store = store
         self._complete = complete
+        self._queue: Queue = queue
         self._stopping = False
         self._progress = asyncio.Event()
 
@@ -48,10 +49,10 @@ class Waiting:
 
     def _look(self, collection: str | None, row_ids: Sequence[int]) -> WaitedOutbox:
         if collection is None or not row_ids:
-            counts = self._store.peek(count_outbox)
+            counts = self._store.peek(count_outbox, queue=self._queue)
             pending, dead = counts.pending + counts.inflight, counts.dead
         else:
-            states = self._store.peek(unfinished, collection, row_ids)
+            states = self._store.peek(unfinished, collection, row_ids, queue=self._queue)
             dead = sum(1 for state in states.values() if state == "dead")
             pending = len(states) - dead
         return WaitedOutbox(done=pending == 0 and dead == 0 and self._complete(), pending=pending, dead=dead)

@@ -45,6 +45,7 @@ from nexusd.store.embeddings import forget_vectors, save_vectors, select_vectors
 from nexusd.store.meta import get_epoch
 from nexusd.store.outbox import (
     OutboxEntry,
+    Queue,
     any_due,
     claim_batch,
     count_outbox,
@@ -81,6 +82,8 @@ class OutboxWorker:
         clock: Clock,
         chance: random.Random,
         publish: Publish = tell_nobody,
+        *,
+        queue: Queue = "outbox",
     ) -> None:
         self.embedder_breaker = Breaker(
             "embedder", max_pause_s=config.max_backoff_s, clock=clock, chance=chance
@@ -97,14 +100,15 @@ class OutboxWorker:
         self._prepared = False
         self._claims_open = True
         self._delivering = asyncio.Lock()  # held while rows are claimed; the model changes only when it is free
-        self._setbacks = Setbacks(store, self.embedder_breaker, config, clock, chance, publish)
+        self._setbacks = Setbacks(store, self.embedder_breaker, config, clock, chance, publish, queue)
         self._behind = False  # something was claimed since the outbox was seen empty
         self._publish = publish
+        self._queue: Queue = queue
         self._index_up = asyncio.Event()
         self._embedder_up = False
         self._epoch = ""
         self._work = asyncio.Event()
-        self._waiting = Waiting(store, lambda: self.complete)
+        self._waiting = Waiting(store, lambda: self.complete, queue)
         self._throughput = Throughput(clock)
         self._log = structlog.get_logger("nexusd.outbox")
 
@@ -152,7 +156,7 @@ class OutboxWorker:
             self.turns += 1
             try:
                 if self._claims_open:  # by a run before this one, or by a turn that could not write its end
-                    await self._store.write(reset_inflight)
+                    await self._store.write(reset_inflight, queue=self._queue)
                     self._claims_open = False
                 await self._turn()
                 refused = 0
@@ -176,10 +180,10 @@ class OutboxWorker:
             return
         if self._embedder_up:
             self._embedder_up = False
-            await self._store.write(hasten)
+            await self._store.write(hasten, queue=self._queue)
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
         now_ms = self._clock.now_ms()
-        if not self._store.peek(any_due, now_ms, self._max_backoff_ms, self._collections.logical):
+        if not self._store.peek(any_due, now_ms, self._max_backoff_ms, self._collections.logical, queue=self._queue):
             self._index_answers()
             self._waiting.announce()  # who waits for rows that went with a batch that was cut short learns it here
             self._tell_drained()
@@ -188,7 +192,8 @@ class OutboxWorker:
         async with self._delivering:
             self._claims_open = self._behind = True
             entries = await self._store.write(
-                claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical
+                claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical,
+                queue=self._queue,
             )
             if entries:
                 await self._deliver(entries)
@@ -216,7 +221,7 @@ class OutboxWorker:
     def _tell_drained(self) -> None:
         """Say so when the last row that was owed has gone."""
         if self._behind:
-            counts = self._store.peek(count_outbox)
+            counts = self._store.peek(count_outbox, queue=self._queue)
             if counts.pending + counts.inflight == 0:
                 self._behind = False
                 self._publish("outbox", {"state": "drained", "dead": counts.dead})
@@ -224,7 +229,9 @@ class OutboxWorker:
     async def _rest(self) -> None:
         """Until something is committed, or a postponed row is due."""
         now_ms = self._clock.now_ms()
-        due_ms = await self._store.read(next_due_ms, now_ms, self._max_backoff_ms, self._collections.logical)
+        due_ms = await self._store.read(
+            next_due_ms, now_ms, self._max_backoff_ms, self._collections.logical, queue=self._queue
+        )
         pause_s = MAX_IDLE_S if due_ms is None else min(MAX_IDLE_S, max(MIN_IDLE_S, (due_ms - now_ms) / 1000))
         await self._pause(self._work, pause_s)
 
@@ -249,7 +256,9 @@ class OutboxWorker:
         waiting = deque(parts.values())
         while waiting:
             if not await self._deliver_part(waiting.popleft()):
-                await self._store.write(release_batch, [entry for part in waiting for entry in part], 0)
+                await self._store.write(
+                    release_batch, [entry for part in waiting for entry in part], 0, queue=self._queue
+                )
                 break
         self._waiting.announce()
 
@@ -263,7 +272,7 @@ class OutboxWorker:
             return False
         except IndexUnavailable as error:
             self._index_failed(error)
-            await self._store.write(release_batch, entries, 0)
+            await self._store.write(release_batch, entries, 0, queue=self._queue)
             return False
         except (Busy, DiskFull, ReadOnly):  # of the store
             raise
@@ -298,7 +307,7 @@ class OutboxWorker:
         done = [*gone, *(entry for row_id, entry in changed.items() if row_id in sent)]
         if done:
             self._setbacks.cleared(done)
-            struck_off = await self._store.write(finish_batch, done)
+            struck_off = await self._store.write(finish_batch, done, queue=self._queue)
             self._throughput.add(struck_off)
 
     async def _settle_blank(self, target: str, entries: list[OutboxEntry]) -> None:
@@ -306,7 +315,7 @@ class OutboxWorker:
         if entries:
             await self._index.delete(target, [entry.row_id for entry in entries])
             self._setbacks.cleared(entries)
-            self._throughput.add(await self._store.write(finish_without_point, entries))
+            self._throughput.add(await self._store.write(finish_without_point, entries, queue=self._queue))
 
     async def _vectors(
         self, collection: str, documents: Sequence[Document], entries: Mapping[int, OutboxEntry]
@@ -379,7 +388,7 @@ class OutboxWorker:
 
     def status(self) -> OutboxStatus:
         """How far behind, and how fast."""
-        counts = self._store.peek(count_outbox)
+        counts = self._store.peek(count_outbox, queue=self._queue)
         rate = self._throughput.per_second()
         waiting = counts.pending + counts.inflight
         oldest = counts.oldest_ms

@@ -192,6 +192,7 @@ def test_list_pages_by_seq_and_filters(db: Connection, session: Session) -> None
 
 def test_claim_walks_the_pending_only(db: Connection, session: Session) -> None:
     add(db, session, 1)
-    plan = " ".join(row[3] for row in db.execute("EXPLAIN QUERY PLAN " + CLAIM, (NOW, BACKOFF, "[]", 3)))
+    sql = "EXPLAIN QUERY PLAN " + CLAIM.format(queue="outbox")
+    plan = " ".join(row[3] for row in db.execute(sql, (NOW, BACKOFF, "[]", 3)))
     assert "outbox_pending" in plan
     assert "TEMP B-TREE" not in plan

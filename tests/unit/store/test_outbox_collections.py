@@ -48,5 +48,5 @@ def test_an_empty_outbox_has_no_collections(db: Connection) -> None:
 
 
 def test_the_many_are_counted_without_looking_at_the_rows(db: Connection) -> None:
-    (plan,) = db.execute(f"EXPLAIN QUERY PLAN {COUNT_COLLECTIONS}").fetchall()
+    (plan,) = db.execute(f"EXPLAIN QUERY PLAN {COUNT_COLLECTIONS.format(queue='outbox')}").fetchall()
     assert "COVERING INDEX" in json.dumps(plan)
