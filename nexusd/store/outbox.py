@@ -8,8 +8,9 @@ index owes to the rows under the next embedding model: every function that a wor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import Any, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.indexed import table_of
 
 Op = Literal["upsert", "delete"]
+Place = tuple[int, int]  # among a collection's pending rows: the time from which one may be tried, and its seq
 Queue = Literal["outbox", "outbox_next"]  # names of tables: they stand in SQL, and come from nowhere but here
 
 _LISTING = "outbox"
@@ -36,16 +38,34 @@ seq IN (
     SELECT o.seq FROM json_each(?) claimed JOIN {queue} o ON o.seq = claimed.value ->> 0
     WHERE o.version = claimed.value ->> 1 AND o.op = claimed.value ->> 2 AND o.state = 'inflight')"""
 
-# take the oldest entries that are due; one that should wait longer than any backoff lasts was postponed
-# before the wall clock was set back, and is due. The index is named, or SQLite would sort a whole collection.
-CLAIM = f"""
-UPDATE {{queue}} SET state = 'inflight'
-WHERE seq IN (
-    SELECT seq FROM {{queue}} INDEXED BY {{queue}}_pending
-    WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2)
-        AND collection IN (SELECT value FROM json_each(?3))
-    ORDER BY seq LIMIT ?4)
-RETURNING {_ENTRY_COLUMNS}"""
+# A collection's pending rows lie in one index by the time from which they may be tried, and there by age: those that
+# never waited (0) come first, and no query below looks at a row that it does not answer.
+_PENDING = "FROM {queue} INDEXED BY {queue}_due WHERE state = 'pending' AND collection ="
+
+# by collection: the newest and the oldest that never waited, those whose time has come, and those that should wait
+# longer than any backoff lasts: they were postponed before the wall clock was set back, and are due. Lists in JSON,
+# since every row that SQLite hands over gives the interpreter away.
+DUE = f"""
+SELECT (SELECT json_group_array(seq) FROM (
+            SELECT seq {_PENDING} value AND not_before_ms = 0 ORDER BY seq DESC LIMIT ?1)),
+       (SELECT json_group_array(seq) FROM (
+            SELECT seq {_PENDING} value AND not_before_ms = 0 ORDER BY seq LIMIT ?1)),
+       (SELECT json_group_array(seq) FROM (
+            SELECT seq {_PENDING} value AND not_before_ms BETWEEN 1 AND ?2 ORDER BY not_before_ms, seq LIMIT ?1)),
+       (SELECT json_group_array(seq) FROM (
+            SELECT seq {_PENDING} value AND not_before_ms > ?2 + ?3 ORDER BY not_before_ms, seq LIMIT ?1))
+FROM json_each(?4)"""
+
+# take these entries
+CLAIM = "UPDATE {queue} SET state = 'inflight' WHERE seq IN (SELECT value FROM json_each(?))"
+SELECT_CLAIMED = f"""
+SELECT json_group_array(json_array({_ENTRY_COLUMNS})) FROM {{queue}} WHERE seq IN (SELECT value FROM json_each(?))"""
+
+# by collection: from when on its first pending row may be tried, and from when on its last
+EDGES = f"""
+SELECT (SELECT not_before_ms {_PENDING} value ORDER BY not_before_ms LIMIT 1),
+       (SELECT not_before_ms {_PENDING} value ORDER BY not_before_ms DESC LIMIT 1)
+FROM json_each(?)"""
 
 # done: the index holds it, or holds it no more
 FINISH = f"DELETE FROM {{queue}} WHERE {AS_CLAIMED}"
@@ -53,8 +73,14 @@ FINISH = f"DELETE FROM {{queue}} WHERE {AS_CLAIMED}"
 # give back without a mark: the index or the embedder was not there
 RELEASE = f"UPDATE {{queue}} SET state = 'pending', not_before_ms = ? WHERE {AS_CLAIMED}"
 
-# what was given back without a mark is due: what it waited for is there
-HASTEN = "UPDATE {queue} SET not_before_ms = 0 WHERE state = 'pending' AND attempts = 0 AND not_before_ms > 0"
+# a collection's pending rows that wait, from a place on
+WAITING = f"""
+SELECT json_group_array(json_array(not_before_ms, seq, attempts)) FROM (
+    SELECT not_before_ms, seq, attempts {_PENDING} ? AND (not_before_ms, seq) > (?, ?)
+    ORDER BY not_before_ms, seq LIMIT ?)"""
+
+# they are due
+HASTEN = "UPDATE {queue} SET not_before_ms = 0 WHERE seq IN (SELECT value FROM json_each(?))"
 
 # give back, to be tried again later
 POSTPONE = f"""
@@ -74,12 +100,8 @@ SELECT (SELECT count(*) FROM {queue}),
        (SELECT count(*) FROM {queue} WHERE state = 'inflight'),
        (SELECT count(*) FROM {queue} WHERE state = 'dead')"""
 
-# since when the oldest living row waits
-OLDEST = """
-SELECT min(created_ms) FROM (
-    SELECT created_ms FROM (SELECT created_ms FROM {queue} WHERE state = 'pending' ORDER BY seq LIMIT 1)
-    UNION ALL
-    SELECT created_ms FROM (SELECT created_ms FROM {queue} WHERE state = 'inflight' ORDER BY seq LIMIT 1))"""
+# since when the oldest living row waits; dead letters that are older are passed over one by one
+OLDEST = "SELECT created_ms FROM {queue} WHERE state <> 'dead' ORDER BY seq LIMIT 1"
 
 # rows by collection: all of them out of the unique index alone, the rare states by their own small indexes, which
 # are named, or SQLite would take the large one and look at every row
@@ -87,28 +109,16 @@ COUNT_COLLECTIONS = "SELECT collection, count(*) FROM {queue} GROUP BY collectio
 COUNT_COLLECTIONS_IN_STATE = """
 SELECT collection, count(*) FROM {queue} INDEXED BY {queue}_{state} WHERE state = '{state}' GROUP BY collection"""
 
-# since when a collection's oldest living row waits
-OLDEST_OF_COLLECTION = """
+# since when a collection's oldest living row waits; of its pending rows, those that were postponed are looked at
+OLDEST_OF_COLLECTION = f"""
 SELECT min(created_ms) FROM (
-    SELECT created_ms FROM (
-        SELECT created_ms FROM {queue} INDEXED BY {queue}_pending
-        WHERE state = 'pending' AND collection = ?1 ORDER BY seq LIMIT 1)
+    SELECT created_ms FROM (SELECT created_ms {_PENDING} ?1 AND not_before_ms = 0 ORDER BY seq LIMIT 1)
+    UNION ALL
+    SELECT created_ms {_PENDING} ?1 AND not_before_ms > 0
     UNION ALL
     SELECT created_ms FROM (
-        SELECT created_ms FROM {queue} INDEXED BY {queue}_inflight
+        SELECT created_ms FROM {{queue}} INDEXED BY {{queue}}_inflight
         WHERE state = 'inflight' AND collection = ?1 ORDER BY seq LIMIT 1))"""
-
-# when the first pending row is due, by the same rule
-ANY_DUE = """
-SELECT EXISTS (
-    SELECT 1 FROM {queue}
-    WHERE state = 'pending' AND (not_before_ms <= ?1 OR not_before_ms > ?1 + ?2)
-        AND collection IN (SELECT value FROM json_each(?3)))"""
-
-# when the first pending row may be tried; all of them are looked at
-NEXT_DUE = """
-SELECT min(iif(not_before_ms > ?1 + ?2, 0, not_before_ms)) FROM {queue}
-WHERE state = 'pending' AND collection IN (SELECT value FROM json_each(?3))"""
 
 # rows after a place, oldest first
 LIST_OUTBOX = f"""
@@ -170,16 +180,37 @@ def claim_batch(
     max_backoff_ms: int,
     collections: Sequence[str],
     *,
+    passed_over: Collection[int] = (),
     queue: Queue = "outbox",
 ) -> list[OutboxEntry]:
-    """Claim up to `limit` entries of the collections that are due, oldest first.
+    """Claim up to `limit` entries that are due, in the order in which they are to be served: in turn of every
+    collection that has some, and there in turn of its newest, its oldest and those that were postponed.
 
     `max_backoff_ms` is the longest that anything is ever postponed: what should wait longer still was
-    postponed before the wall clock was set back, and is due.
+    postponed before the wall clock was set back, and is due. The seqs in `passed_over` are not taken.
     """
-    values = (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode(), limit)
-    rows: list[Any] = db.execute(CLAIM.format(queue=queue), values).fetchall()
-    return [OutboxEntry(*row) for row in sorted(rows)]
+    values = (limit + len(passed_over), now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())
+    lists: list[Any] = db.execute(DUE.format(queue=queue), values).fetchall()
+    due = [_in_turn(map(_numbers, each)) for each in lists]
+    fresh = (seq for seq in dict.fromkeys(_in_turn(due)) if seq not in passed_over)
+    wanted = list(islice(fresh, limit))
+    if not wanted:
+        return []
+    seqs = msgspec.json.encode(wanted).decode()
+    db.execute(CLAIM.format(queue=queue), (seqs,))
+    rows: str = db.execute(SELECT_CLAIMED.format(queue=queue), (seqs,)).get
+    entries = {row[0]: OutboxEntry(*row) for row in msgspec.json.decode(rows)}
+    return [entries[seq] for seq in wanted]
+
+
+def _in_turn(sources: Iterable[Iterable[int]]) -> Iterator[int]:
+    """One of each source, again and again, until all are exhausted."""
+    for round_ in zip_longest(*sources):
+        yield from (number for number in round_ if number is not None)
+
+
+def _numbers(listed: str) -> list[int]:
+    return msgspec.json.decode(listed, type=list[int])
 
 
 def finish_batch(db: Connection, entries: Sequence[OutboxEntry], *, queue: Queue = "outbox") -> int:
@@ -195,9 +226,17 @@ def release_batch(
     db.execute(RELEASE.format(queue=queue), (not_before_ms, claimed(entries)))
 
 
-def hasten(db: Connection, *, queue: Queue = "outbox") -> None:
-    """What was given back without a mark may be taken at once."""
-    db.execute(HASTEN.format(queue=queue))
+def hasten(
+    db: Connection, collection: str, after: Place, limit: int, *, queue: Queue = "outbox"
+) -> Place | None:
+    """Of the next `limit` rows of the collection that wait, let those be taken at once that were given back without
+    a mark. Answers the place to go on from; None at the end.
+    """
+    listed: str = db.execute(WAITING.format(queue=queue), (collection, *after, limit)).get
+    rows = msgspec.json.decode(listed, type=list[tuple[int, int, int]])
+    unmarked = [seq for _, seq, attempts in rows if attempts == 0]
+    db.execute(HASTEN.format(queue=queue), (msgspec.json.encode(unmarked).decode(),))
+    return rows[-1][:2] if len(rows) == limit else None
 
 
 def postpone(
@@ -231,7 +270,7 @@ def count_outbox(db: Connection, *, queue: Queue = "outbox") -> OutboxCounts:
     """The rows by state."""
     row: tuple[Any, ...] = db.execute(COUNT_STATES.format(queue=queue)).fetchall()[0]
     total, inflight, dead = row
-    oldest_ms: int | None = db.execute(OLDEST.format(queue=queue)).get
+    oldest_ms: int | None = db.execute(OLDEST.format(queue=queue)).get if total > dead else None
     return OutboxCounts(
         pending=total - inflight - dead, inflight=inflight, dead=dead, oldest_ms=oldest_ms
     )
@@ -259,21 +298,21 @@ def _counts(db: Connection, sql: str) -> dict[str, int]:
     return dict(rows)
 
 
-def any_due(
-    db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str], *, queue: Queue = "outbox"
-) -> bool:
-    """Whether a claim would find anything now; cheap where the oldest rows are due, as they mostly are."""
-    values = (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())
-    return bool(db.execute(ANY_DUE.format(queue=queue), values).get)
-
-
 def next_due_ms(
     db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str], *, queue: Queue = "outbox"
 ) -> int | None:
-    """When the first pending entry is due, ms since 1970 (0: long since); None if none is pending."""
-    values = (now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())
-    due_ms: int | None = db.execute(NEXT_DUE.format(queue=queue), values).get
-    return due_ms
+    """When the first pending entry may be claimed, ms since 1970; 0 if one may be now, None if none is pending.
+
+    Cheap, however many wait.
+    """
+    times: list[int] = []
+    values = (msgspec.json.encode(collections).decode(),)
+    edges: list[Any] = db.execute(EDGES.format(queue=queue), values).fetchall()
+    for first_ms, last_ms in edges:
+        if first_ms is not None:
+            due = first_ms <= now_ms or last_ms > now_ms + max_backoff_ms
+            times.append(0 if due else first_ms)
+    return min(times, default=None)
 
 
 def list_outbox(db: Connection, page: ListOutbox, *, queue: Queue = "outbox") -> Listing[OutboxRow]:

@@ -7,7 +7,7 @@ what was tried with the row nor why it failed, but in the words that it keeps fo
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -32,7 +32,8 @@ class Setbacks:
         clock: Clock,
         chance: random.Random,
         publish: Publish,
-        queue: Queue = "outbox",
+        queue: Queue,
+        reached: Callable[[str], None],
     ) -> None:
         self.gave_back = False  # since the worker last looked
         self._store = store
@@ -42,6 +43,7 @@ class Setbacks:
         self._chance = chance
         self._publish = publish
         self._queue: Queue = queue
+        self._reached = reached
         self._suspects: set[int] = set()  # seqs of rows that failed together, one of which may be to blame
         self._log = structlog.get_logger("nexusd.outbox")
 
@@ -57,12 +59,18 @@ class Setbacks:
         """These were delivered."""
         self._suspects.difference_update(entry.seq for entry in entries)
 
+    async def release(self, entries: Sequence[OutboxEntry]) -> None:
+        """They had no turn: no attempt is counted, and they are due."""
+        await self._store.write(release_batch, entries, 0, queue=self._queue)
+        self._reached("released")
+
     async def give_back(self, entries: list[OutboxEntry], pause_s: float) -> None:
         """Not now: no attempt is counted, and the pause lets other rows pass."""
         self.gave_back = True
         # no longer than any backoff: what waits longer is taken for a clock that was set back, and is due at once
         pause_s = min(pause_s, self._config.max_backoff_s)
         await self._store.write(release_batch, entries, self._clock.now_ms() + int(pause_s * 1000), queue=self._queue)
+        self._reached("given_back")
 
     async def suspect(self, entries: list[OutboxEntry], what: str) -> None:
         """One of these may be why it failed: from now on each goes alone, and who fails alone counts its attempts.
@@ -86,6 +94,7 @@ class Setbacks:
         self._breaker.try_now()  # it was this row: the others need not wait for it
         not_before_ms = self._clock.now_ms() + int(pause_s * 1000)
         await self._store.write(postpone, entries, not_before_ms, UNFORESEEN, what, queue=self._queue)
+        self._reached("postponed")
 
     async def bury(self, entry: OutboxEntry, kind: str, reason: str) -> None:
         """Never: a dead letter, with its reason."""
@@ -95,3 +104,4 @@ class Setbacks:
         if await self._store.write(bury, entry, kind, reason, queue=self._queue):
             dead = {"state": "dead", "collection": entry.collection, "id": entry.row_id, "kind": kind}
             self._publish("outbox", dead)
+        self._reached("buried")

@@ -1,16 +1,21 @@
-"""The outbox worker: takes what the rows owe the index, embeds it, sends it, and strikes it off.
+"""The outbox worker: takes what the rows owe the index, has it embedded and sent, and strikes it off.
 
-Owns the order of one delivery and what each failure means. Knows no wire, no SQL and no backend.
+Owns when rows are claimed, and what the worker waits for. Knows no wire, no SQL and no backend.
 
     claim -> read the rows -> vectors (given or stored ones first, the rest embedded and stored)
           -> upsert and delete in the index, durably -> strike off what has not changed meanwhile
 
-Nothing is struck off before the index has it on disk, so a crash at any step repeats work and loses none.
+The next claim is prepared (`nexusd.sync.preparing`) while the one before is being sent (`nexusd.sync.sending`); no row
+is in both. Nothing is struck off before the index has it on disk, so a crash at any step repeats work and loses none.
 A row that changes while it is under way keeps its outbox row (the version differs) and goes again.
 An outage costs no attempts: the rows go back and a breaker decides when to ask again. What can never
 succeed (a text the model refuses, a vector the index refuses) is found by halving the batch and buried
 with its reason; the rest of its batch gets through. Rows over which a process died are sent one by one from
 then on, so that only the one to blame counts its attempts.
+
+Steps that `reached` is told, each after what it names is on disk: claimed, read, embedded, vectors_saved, upserted,
+deleted, finished, finished_without_point; and of rows that did not get through: released, given_back, postponed,
+buried.
 """
 
 from __future__ import annotations
@@ -18,48 +23,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import structlog
 
 from nexusd.clock import Clock
 from nexusd.config import OutboxConfig
-from nexusd.embedding.embedder import EmbedderDied, RejectedText
 from nexusd.embedding.serving import KeyedModel
-from nexusd.errors import (
-    BadContent,
-    Busy,
-    DimensionMismatch,
-    DiskFull,
-    EmbedderUnavailable,
-    IndexUnavailable,
-    ReadOnly,
-    RpcError,
-)
-from nexusd.index.index import Index, IndexDied, Point, Vector
+from nexusd.errors import Busy, DimensionMismatch, DiskFull, IndexUnavailable, ReadOnly
+from nexusd.index.index import Index
 from nexusd.model.events import Publish, tell_nobody
 from nexusd.model.outbox import OutboxStatus, WaitedOutbox
 from nexusd.store.database import Database
-from nexusd.store.embeddings import forget_vectors, save_vectors, select_vectors
-from nexusd.store.meta import get_epoch
 from nexusd.store.outbox import (
-    OutboxEntry,
+    Place,
     Queue,
-    any_due,
     claim_batch,
     count_outbox,
-    finish_batch,
     hasten,
     next_due_ms,
-    release_batch,
     reset_inflight,
 )
-from nexusd.store.unindexed import finish_without_point
 from nexusd.sync.breaker import Breaker, backoff_s
 from nexusd.sync.collections import Collections
+from nexusd.sync.preparing import Load, Preparing
+from nexusd.sync.sending import Sending
 from nexusd.sync.setbacks import Setbacks
-from nexusd.sync.sources import LOADERS, Document
 from nexusd.sync.throughput import Throughput
 from nexusd.sync.waiting import Waiting
 
@@ -67,6 +56,16 @@ MAX_IDLE_S = 30.0  # the clock may be set: a row whose time has come is found by
 MIN_IDLE_S = 0.01  # between "due now" and a claim that still found it too early
 MAX_STORE_PAUSE_S = 5.0  # the store itself looks every second whether the disk has room again
 EMBEDDER_PACE_S = 1.0  # while it is away, each turn takes rows and gives them back: three commits for nothing
+# A claim grows while claims are quickly done, and is as small as configured when they are not: whoever is queued behind
+# it waits for all of it.
+LARGEST_CLAIM = 1024
+QUICK_S = 0.25
+SLOW_S = 0.5
+HASTENED = 1000  # rows a transaction: 10 ms
+
+
+def tell_nothing(step: str) -> None:
+    """Nobody follows the steps."""
 
 
 class OutboxWorker:
@@ -84,6 +83,7 @@ class OutboxWorker:
         publish: Publish = tell_nobody,
         *,
         queue: Queue = "outbox",
+        reached: Callable[[str], None] = tell_nothing,
     ) -> None:
         self.embedder_breaker = Breaker(
             "embedder", max_pause_s=config.max_backoff_s, clock=clock, chance=chance
@@ -92,32 +92,49 @@ class OutboxWorker:
         self.turns = 0  # grows while the worker makes progress or rests; the watchdog looks at it
         self._store = store
         self._index = index
-        self._model = model
-        self._collections = collections
         self._config = config
         self._clock = clock
         self._chance = chance
         self._prepared = False
-        self._claims_open = True
         self._delivering = asyncio.Lock()  # held while rows are claimed; the model changes only when it is free
-        self._setbacks = Setbacks(store, self.embedder_breaker, config, clock, chance, publish, queue)
+        self._setbacks = Setbacks(store, self.embedder_breaker, config, clock, chance, publish, queue, reached)
         self._behind = False  # something was claimed since the outbox was seen empty
         self._publish = publish
         self._queue: Queue = queue
+        self._reached = reached
         self._index_up = asyncio.Event()
         self._embedder_up = False
-        self._epoch = ""
+        self._hastening: dict[str, Place] = {}  # collections whose rows need not wait any more: how far that is done
         self._work = asyncio.Event()
+        self._resting = asyncio.Event()  # there is nothing that the worker could do now
         self._waiting = Waiting(store, lambda: self.complete, queue)
         self._throughput = Throughput(clock)
+        self._claim_rows = config.batch_size
+        self._under_way: frozenset[int] = frozenset()  # seqs that are being sent
+        self._send: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("nexusd.outbox")
+        self._deliver_to(model, collections)
+
+    def _deliver_to(self, model: KeyedModel, collections: Collections) -> None:
+        self._model, self._collections = model, collections
+        self._preparing = Preparing(
+            self._store, model, self._setbacks, self.embedder_breaker, self._clock, self._config.batch_size,
+            self._reached,
+        )
+        self._sending = Sending(
+            self._store, self._index, collections.physical, model.key, self._setbacks, self._throughput,
+            slice_rows=self._config.batch_size, queue=self._queue,
+            answered=self._index_answers, failed=self._index_failed, reached=self._reached,
+        )
 
     def set_pace(self, config: OutboxConfig) -> None:
         """Work in batches of this size and try again as often and as soon as this says, from now on."""
         self._config = config
+        self._claim_rows = config.batch_size
         self._setbacks.set_pace(config)
         for breaker in (self.embedder_breaker, self.index_breaker):
             breaker.set_max_pause(config.max_backoff_s)
+        self._deliver_to(self._model, self._collections)
         self._work.set()    # a shorter backoff makes rows due
 
     def wake(self) -> None:
@@ -140,64 +157,142 @@ class OutboxWorker:
     async def paused(self) -> AsyncIterator[None]:
         """While this is open nothing is claimed or under way."""
         async with self._delivering:
+            if self._send is not None:
+                await asyncio.wait([self._send])  # how it ended is for `run` to learn
             yield
 
     def adopt(self, model: KeyedModel, collections: Collections) -> None:
         """Deliver to this model's collections from now on; only while `paused`."""
-        self._model, self._collections = model, collections
+        self._deliver_to(model, collections)
         self._prepared = False
         self.wake()
 
     async def run(self) -> None:
         """Work until cancelled."""
-        self._epoch = await self._store.read(get_epoch)
-        refused = 0
-        while True:
-            self.turns += 1
-            try:
-                if self._claims_open:  # by a run before this one, or by a turn that could not write its end
-                    await self._store.write(reset_inflight, queue=self._queue)
-                    self._claims_open = False
-                await self._turn()
-                refused = 0
-            except (Busy, DiskFull, ReadOnly) as error:
-                refused += 1
-                if refused == 1:
-                    self._log.warning("the store takes no writes; the outbox waits", reason=error.message)
-                await asyncio.sleep(backoff_s(refused, MAX_STORE_PAUSE_S, self._chance))
+        refused, left_over = 0, True  # claims of a run before this one, or of turns that could not write their end
+        try:
+            while True:
+                self.turns += 1
+                try:
+                    if left_over:
+                        await self._store.write(reset_inflight, queue=self._queue)
+                        left_over = False
+                    await self._turn()
+                    refused = 0
+                except (Busy, DiskFull, ReadOnly) as error:
+                    await self._abandon()
+                    left_over = True
+                    refused += 1
+                    if refused == 1:
+                        self._log.warning("the store takes no writes; the outbox waits", reason=error.message)
+                    self._resting.set()
+                    await asyncio.sleep(backoff_s(refused, MAX_STORE_PAUSE_S, self._chance))
+        finally:
+            await self._abandon()
 
     async def _turn(self) -> None:
-        """One batch, or one rest."""
+        """One claim, or one rest."""
+        self._resting.clear()
         self._work.clear()  # before the claim: a commit after it must wake us
         self._index_up.clear()
         if (pause_s := self.index_breaker.pause_left_s) > 0:
-            await self._pause(self._index_up, pause_s)
+            await self._sent()
+            await self._pause(pause_s, self._index_up)
             return
         if self._setbacks.gave_back:  # the embedder is away: what needs no embedding goes on, at an easy pace
             self._setbacks.gave_back = False
-            await asyncio.sleep(min(self.embedder_breaker.pause_left_s, EMBEDDER_PACE_S))
-        if not (self._prepared and self._collections.intact()) and not await self._prepare():
-            return
-        if self._embedder_up:
-            self._embedder_up = False
-            await self._store.write(hasten, queue=self._queue)
+            if (pause_s := min(self.embedder_breaker.pause_left_s, EMBEDDER_PACE_S)) > 0:
+                self._resting.set()
+                await asyncio.sleep(pause_s)
+        if not (self._prepared and self._collections.intact()):
+            await self._sent()
+            if not await self._prepare():
+                return
+        await self._hasten()
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
         now_ms = self._clock.now_ms()
-        if not self._store.peek(any_due, now_ms, self._max_backoff_ms, self._collections.logical, queue=self._queue):
-            self._index_answers()
-            self._waiting.announce()  # who waits for rows that went with a batch that was cut short learns it here
-            self._tell_drained()
-            await self._rest()
+        collections = self._collections.logical
+        due_ms = self._store.peek(next_due_ms, now_ms, self._max_backoff_ms, collections, queue=self._queue)
+        if due_ms == 0 and await self._claim(now_ms):
             return
+        if self._send is not None:  # what it gives back may be due at once
+            await self._sent()
+            return
+        self._index_answers()
+        self._waiting.announce()  # who waits for rows that went with a claim that was cut short learns it here
+        self._tell_drained()
+        if not self._hastening:
+            await self._rest(due_ms)
+
+    async def _claim(self, now_ms: int) -> bool:
+        """Take rows and prepare them while those before are being sent; then send these. False: all are under way."""
         async with self._delivering:
-            self._claims_open = self._behind = True
+            self._behind = True
             entries = await self._store.write(
-                claim_batch, self._config.batch_size, now_ms, self._max_backoff_ms, self._collections.logical,
-                queue=self._queue,
+                claim_batch, self._claim_rows, now_ms, self._max_backoff_ms, self._collections.logical,
+                passed_over=self._under_way, queue=self._queue,
             )
-            if entries:
-                await self._deliver(entries)
-            self._claims_open = False
+            if not entries:
+                return False
+            self._reached("claimed")
+            began_s = self._clock.monotonic_s()
+            loads = await self._preparing.prepare(entries)
+            await self._sent()
+            self._under_way = frozenset(entry.seq for entry in entries)
+            self._send = asyncio.create_task(self._send_all(loads), name="outbox:send")
+            whole = sum(len(load.entries) for load in loads) == len(entries)
+            self._pace(len(entries), self._clock.monotonic_s() - began_s, whole=whole)
+            return True
+
+    def _pace(self, rows: int, took_s: float, *, whole: bool) -> None:
+        """How many rows the next claim may take. `whole`: all of these could be prepared."""
+        if took_s > SLOW_S or not whole:
+            self._claim_rows = self._config.batch_size
+        elif took_s < QUICK_S and rows == self._claim_rows:
+            self._claim_rows = max(self._config.batch_size, min(2 * rows, LARGEST_CLAIM))
+
+    async def _send_all(self, loads: Sequence[Load]) -> None:
+        if self.index_breaker.pause_left_s > 0:  # it went away while these were prepared
+            await self._setbacks.release([entry for load in loads for entry in load.entries])
+        else:
+            await self._sending.send(loads)
+        self._waiting.announce()
+
+    async def _sent(self) -> None:
+        """Until nothing is being sent."""
+        if self._send is not None:
+            try:
+                await self._send
+            finally:
+                self._send, self._under_way = None, frozenset()
+
+    async def _abandon(self) -> None:
+        """Nothing is being sent any more, however it ends."""
+        if self._send is not None:
+            self._send.cancel()
+            await asyncio.gather(self._send, return_exceptions=True)
+            self._send, self._under_way = None, frozenset()
+
+    async def _hasten(self) -> None:
+        """Let some of the rows that were given back be taken at once, if what they waited for is there."""
+        if self._embedder_up:
+            self._embedder_up = False
+            self._hastening = dict.fromkeys(self._collections.logical, (self._clock.now_ms(), 0))
+        if self._hastening:
+            collection, after = self._hastening.popitem()
+            place = await self._store.write(hasten, collection, after, HASTENED, queue=self._queue)
+            if place is not None:
+                self._hastening[collection] = place
+
+    async def drain(self, timeout_s: float) -> None:
+        """Deliver what is due until nothing is, a part is away, or the time is up. What is left stays in the outbox."""
+        if self.index_breaker.pause_left_s > 0 or self.embedder_breaker.pause_left_s > 0:
+            return
+        self._resting.clear()
+        self._work.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._resting.wait()
 
     async def _prepare(self) -> bool:
         """Find the collections in order, at the start and after every outage: the index may come back empty."""
@@ -226,152 +321,20 @@ class OutboxWorker:
                 self._behind = False
                 self._publish("outbox", {"state": "drained", "dead": counts.dead})
 
-    async def _rest(self) -> None:
+    async def _rest(self, due_ms: int | None) -> None:
         """Until something is committed, or a postponed row is due."""
-        now_ms = self._clock.now_ms()
-        due_ms = await self._store.read(
-            next_due_ms, now_ms, self._max_backoff_ms, self._collections.logical, queue=self._queue
-        )
-        pause_s = MAX_IDLE_S if due_ms is None else min(MAX_IDLE_S, max(MIN_IDLE_S, (due_ms - now_ms) / 1000))
-        await self._pause(self._work, pause_s)
+        left_s = MAX_IDLE_S if due_ms is None else (due_ms - self._clock.now_ms()) / 1000
+        await self._pause(min(MAX_IDLE_S, max(MIN_IDLE_S, left_s)), self._work)
 
-    @staticmethod
-    async def _pause(sooner: asyncio.Event, seconds: float) -> None:
-        try:
+    async def _pause(self, seconds: float, sooner: asyncio.Event) -> None:
+        self._resting.set()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await sooner.wait()
-        except TimeoutError:
-            return
 
     @property
     def _max_backoff_ms(self) -> int:
         return int(self._config.max_backoff_s * 1000)
-
-    async def _deliver(self, entries: list[OutboxEntry]) -> None:
-        """One batch; every entry of it is struck off, given back, postponed or buried."""
-        parts: dict[str | int, list[OutboxEntry]] = {}  # a collection's rows together, a suspect alone
-        for entry in sorted(entries, key=self._setbacks.suspected):
-            part = entry.seq if self._setbacks.suspected(entry) else entry.collection
-            parts.setdefault(part, []).append(entry)
-        waiting = deque(parts.values())
-        while waiting:
-            if not await self._deliver_part(waiting.popleft()):
-                await self._store.write(
-                    release_batch, [entry for part in waiting for entry in part], 0, queue=self._queue
-                )
-                break
-        self._waiting.announce()
-
-    async def _deliver_part(self, entries: list[OutboxEntry]) -> bool:
-        """Some entries of one collection. False when the index is away: then the others need not try."""
-        try:
-            await self._deliver_collection(entries[0].collection, entries)
-        except IndexDied as error:
-            self._index_failed(error)
-            await self._setbacks.suspect(entries, error.message)
-            return False
-        except IndexUnavailable as error:
-            self._index_failed(error)
-            await self._store.write(release_batch, entries, 0, queue=self._queue)
-            return False
-        except (Busy, DiskFull, ReadOnly):  # of the store
-            raise
-        except Exception as error:  # noqa: BLE001 - the top of a supervised task: logged, and the rows survive it
-            self._log.exception("delivery failed")
-            await self._setbacks.suspect(entries, type(error).__name__)
-        return True
-
-    async def _deliver_collection(self, collection: str, entries: list[OutboxEntry]) -> None:
-        target = self._collections.physical(collection)
-        gone = [entry for entry in entries if entry.op == "delete"]
-        if gone:
-            await self._index.delete(target, [entry.row_id for entry in gone])
-        changed = {entry.row_id: entry for entry in entries if entry.op == "upsert"}
-        documents = await self._store.read(LOADERS[collection], list(changed), self._epoch)
-        vectors = await self._vectors(collection, documents, changed)
-        points = [
-            Point(d.id, d.version, vectors[d.id], {**d.payload, "version": d.version})
-            for d in documents
-            if d.id in vectors
-        ]
-        refused = await self._upsert(target, points)
-        if gone or points:
-            self._index_answers()
-        if refused:  # their stored vectors are what was refused: a retry must not meet them again
-            await self._store.write(forget_vectors, collection, list(refused), self._model.key)
-        for row_id, error in refused.items():
-            await self._setbacks.bury(changed[row_id], error.kind, error.message)
-        await self._settle_blank(target, [changed[d.id] for d in documents if d.blank and d.id not in vectors])
-        # A row without a document was deleted meanwhile: its outbox row is a delete by now and stays.
-        sent = {point.id for point in points if point.id not in refused}
-        done = [*gone, *(entry for row_id, entry in changed.items() if row_id in sent)]
-        if done:
-            self._setbacks.cleared(done)
-            struck_off = await self._store.write(finish_batch, done, queue=self._queue)
-            self._throughput.add(struck_off)
-
-    async def _settle_blank(self, target: str, entries: list[OutboxEntry]) -> None:
-        """Rows without a text: the index holds nothing of them, any more."""
-        if entries:
-            await self._index.delete(target, [entry.row_id for entry in entries])
-            self._setbacks.cleared(entries)
-            self._throughput.add(await self._store.write(finish_without_point, entries, queue=self._queue))
-
-    async def _vectors(
-        self, collection: str, documents: Sequence[Document], entries: Mapping[int, OutboxEntry]
-    ) -> dict[int, Vector]:
-        """A vector for every document that can have one now; the others are blank, given back or buried."""
-        model, dimension = self._model, self._model.embedder.fingerprint.dimension
-        stored = await self._store.read(select_vectors, collection, [d.id for d in documents], model.key)
-        vectors: dict[int, Vector] = {}
-        missing: list[Document] = []
-        for document in documents:
-            content_hash, vector = stored.get(document.id, (b"", b""))
-            if document.vector is not None:  # the caller's own
-                vectors[document.id] = document.vector
-            elif content_hash == document.content_hash:
-                vectors[document.id] = vector
-            elif not document.blank:
-                missing.append(document)
-        while missing:
-            if (pause_s := self.embedder_breaker.pause_left_s) > 0:
-                await self._setbacks.give_back([entries[d.id] for d in missing], pause_s)
-                break
-            try:
-                embedded = await model.embedder.embed_documents([d.text for d in missing])
-            except EmbedderUnavailable as error:
-                asked_for_s = (error.retry_after_ms or 0) / 1000
-                pause_s = self.embedder_breaker.failed(error.message, at_least_s=asked_for_s)
-                self._log.warning("embedder unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
-                rows = [entries[d.id] for d in missing]
-                if isinstance(error, EmbedderDied):  # one of the texts may have killed it
-                    await self._setbacks.suspect(rows, error.message)
-                else:
-                    await self._setbacks.give_back(rows, pause_s)
-                break
-            except RejectedText as error:
-                await self._setbacks.bury(entries[missing.pop(error.position).id], error.kind, error.message)
-                continue
-            if self.embedder_breaker.succeeded():
-                self._log.info("embedder answers again")
-            fresh = [(d.id, d.version, d.content_hash, v) for d, v in zip(missing, embedded, strict=True)]
-            await self._store.write(save_vectors, collection, model.key, dimension, fresh)
-            vectors.update({row_id: vector for row_id, _, _, vector in fresh})
-            break
-        return vectors
-
-    async def _upsert(self, target: str, points: list[Point]) -> dict[int, RpcError]:
-        """Send the points; answers those that the index will never take, found by halving."""
-        if not points:
-            return {}
-        try:
-            await self._index.upsert(target, points)
-        except (BadContent, DimensionMismatch) as error:
-            if len(points) == 1:
-                return {points[0].id: error}
-            middle = len(points) // 2
-            return await self._upsert(target, points[:middle]) | await self._upsert(target, points[middle:])
-        return {}
 
     @property
     def complete(self) -> bool:

