@@ -263,6 +263,7 @@ class App:
                 self._worker.stop_waiting()
                 self._server.stop_accepting()
                 await self._server.drain(self._reloader.settings.config.server.drain_timeout_s)
+                await self._worker.drain(self._reloader.settings.config.outbox.drain_timeout_s)
         self._log.info("stopped", reason=reason, exit_code=int(self._stop.exit_code))
         self._notifier.close()
         return self._stop.exit_code

@@ -196,6 +196,7 @@ class OutboxConfig(Section, frozen=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=1024)] = 64
     max_attempts: Positive = 8
     max_backoff_s: Seconds = 300.0
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
 
 class CacheConfig(Section, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 import msgspec
 
@@ -11,15 +13,17 @@ from nexusd.errors import FieldError, InvalidParams, OutboxRowNotFound
 from nexusd.model.fields import Listing, NoParams
 from nexusd.model.outbox import (
     ListOutbox,
+    OutboxBacklog,
+    OutboxCollection,
+    OutboxReport,
     OutboxRow,
-    OutboxStatus,
     RetriedOutbox,
     RetryOutbox,
     WaitedOutbox,
     WaitOutbox,
 )
 from nexusd.store.database import Database
-from nexusd.store.outbox import list_outbox, retry_dead
+from nexusd.store.outbox import OutboxCounts, count_collections, count_next, list_outbox, retry_dead
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.methods import Call, Method
 
@@ -35,9 +39,18 @@ class OutboxApi:
         self._worker = worker
         self._clock = clock
 
-    def status(self, _call: Call, _params: NoParams) -> OutboxStatus:
+    async def status(self, _call: Call, _params: NoParams) -> OutboxReport:
         """How far the index is behind."""
-        return self._worker.status()
+        collections, next_ = await self._store.read(_backlogs)
+        now_ms = self._clock.now_ms()
+        return OutboxReport(
+            **msgspec.structs.asdict(self._worker.status()),
+            collections=[
+                OutboxCollection(collection=name, **_backlog(counts, now_ms))
+                for name, counts in sorted(collections.items())
+            ],
+            next=None if next_ is None else OutboxBacklog(**_backlog(next_, now_ms)),
+        )
 
     async def page(self, _call: Call, params: ListOutbox) -> Listing[OutboxRow]:
         """A page of rows still pending or dead."""
@@ -62,10 +75,9 @@ class OutboxApi:
                 name="outbox.status",
                 summary="Tell how far the vector index is behind the rows, and how fast it catches up.",
                 params=NoParams,
-                result=OutboxStatus,
+                result=OutboxReport,
                 handler=self.status,
                 role="read",
-                immediate=True,
                 example={},
             ),
             Method(
@@ -99,6 +111,20 @@ class OutboxApi:
                 subject=lambda params, result: {"seqs": params.seqs, "retried": result.retried},
             ),
         ]
+
+
+def _backlogs(db: apsw.Connection) -> tuple[dict[str, OutboxCounts], OutboxCounts | None]:
+    return count_collections(db), count_next(db)
+
+
+def _backlog(counts: OutboxCounts, now_ms: int) -> dict[str, Any]:
+    """The fields of an OutboxBacklog."""
+    return {
+        "pending": counts.pending,
+        "inflight": counts.inflight,
+        "dead": counts.dead,
+        "oldest_age_ms": None if counts.oldest_ms is None else max(0, now_ms - counts.oldest_ms),
+    }
 
 
 def _retry(db: apsw.Connection, params: RetryOutbox, now_ms: int) -> RetriedOutbox:

@@ -35,6 +35,18 @@ class ListOutbox(Page, frozen=True, kw_only=True):
     collection: Annotated[str | None, Meta(description="Only rows of this collection.")] = None
 
 
+class BreakerReport(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A part that rows are delivered with: whether it is asked, or left alone for a while after a failure.
+
+    `retryInMs` null: nothing keeps it from being asked. `failures` in a row, the last of which is `lastError`.
+    """
+
+    state: BreakerState
+    failures: int
+    last_error: str | None
+    retry_in_ms: int | None
+
+
 class OutboxStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """How far the index is behind the rows."""
 
@@ -46,6 +58,33 @@ class OutboxStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     drain_estimate_ms: int | None
     embedder: BreakerState
     index: BreakerState
+    embedder_breaker: BreakerReport
+    index_breaker: BreakerReport
+
+
+class OutboxBacklog(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Rows that wait for the index. `oldestAgeMs` null: none waits."""
+
+    pending: int
+    inflight: int
+    dead: int
+    oldest_age_ms: int | None
+
+
+class OutboxCollection(OutboxBacklog, frozen=True, kw_only=True):
+    """What of one collection waits for the index."""
+
+    collection: str
+
+
+class OutboxReport(OutboxStatus, frozen=True, kw_only=True):
+    """What outbox.status answers. `collections` are those that have rows in the outbox.
+
+    `next`: what the next embedding model's collections still lack; null where none is being filled.
+    """
+
+    collections: list[OutboxCollection]
+    next: OutboxBacklog | None
 
 
 class WaitOutbox(Params, frozen=True, kw_only=True):

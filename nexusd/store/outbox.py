@@ -109,6 +109,9 @@ COUNT_COLLECTIONS = "SELECT collection, count(*) FROM {queue} GROUP BY collectio
 COUNT_COLLECTIONS_IN_STATE = """
 SELECT collection, count(*) FROM {queue} INDEXED BY {queue}_{state} WHERE state = '{state}' GROUP BY collection"""
 
+# whether a next model's collections are being filled
+NEXT_MODEL = "SELECT EXISTS (SELECT 1 FROM models WHERE state = 'next')"
+
 # since when a collection's oldest living row waits; of its pending rows, those that were postponed are looked at
 OLDEST_OF_COLLECTION = f"""
 SELECT min(created_ms) FROM (
@@ -291,6 +294,11 @@ def count_collections(db: Connection, *, queue: Queue = "outbox") -> dict[str, O
         )
         for name, total in totals.items()
     }
+
+
+def count_next(db: Connection) -> OutboxCounts | None:
+    """The rows that are owed to the next model's collections, by state; None where none is being filled."""
+    return count_outbox(db, queue="outbox_next") if db.execute(NEXT_MODEL).get else None
 
 
 def _counts(db: Connection, sql: str) -> dict[str, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 
 from nexusd.clock import Clock
-from nexusd.model.outbox import BreakerState
+from nexusd.model.outbox import BreakerReport, BreakerState
 
 FIRST_CEILING_S = 0.5
 FLOOR_S = 0.1  # a draw of nearly zero would ask a part that failed this very moment
@@ -52,6 +52,16 @@ class Breaker:
     def pause_left_s(self) -> float:
         """Seconds until a try is allowed; 0 when it is."""
         return max(0.0, self._retry_at_s - self._clock.monotonic_s()) if self.failures else 0.0
+
+    def report(self) -> BreakerReport:
+        """As people want to see it."""
+        left_s = self.pause_left_s
+        return BreakerReport(
+            state=self.state,
+            failures=self.failures,
+            last_error=self.last_error or None,
+            retry_in_ms=int(left_s * 1000) if left_s > 0 else None,
+        )
 
     def succeeded(self) -> bool:
         """Close it; true when it was not closed before."""

@@ -195,6 +195,8 @@ class OutboxWorker:
         self._resting.clear()
         self._work.clear()  # before the claim: a commit after it must wake us
         self._index_up.clear()
+        if self._send is not None and self._send.done():
+            await self._sent()
         if (pause_s := self.index_breaker.pause_left_s) > 0:
             await self._sent()
             await self._pause(pause_s, self._index_up)
@@ -215,8 +217,10 @@ class OutboxWorker:
         due_ms = self._store.peek(next_due_ms, now_ms, self._max_backoff_ms, collections, queue=self._queue)
         if due_ms == 0 and await self._claim(now_ms):
             return
-        if self._send is not None:  # what it gives back may be due at once
-            await self._sent()
+        if self._send is not None:
+            if due_ms == 0:  # rows that changed while they are being sent
+                await self._sent()
+            await self._work.wait()  # for more to do meanwhile, or its end
             return
         self._index_answers()
         self._waiting.announce()  # who waits for rows that went with a claim that was cut short learns it here
@@ -240,6 +244,7 @@ class OutboxWorker:
             await self._sent()
             self._under_way = frozenset(entry.seq for entry in entries)
             self._send = asyncio.create_task(self._send_all(loads), name="outbox:send")
+            self._send.add_done_callback(lambda _: self._work.set())
             whole = sum(len(load.entries) for load in loads) == len(entries)
             self._pace(len(entries), self._clock.monotonic_s() - began_s, whole=whole)
             return True
@@ -364,4 +369,6 @@ class OutboxWorker:
             drain_estimate_ms=0 if not waiting else int(waiting / rate * 1000) if rate > 0 else None,
             embedder=self.embedder_breaker.state,
             index=self.index_breaker.state,
+            embedder_breaker=self.embedder_breaker.report(),
+            index_breaker=self.index_breaker.report(),
         )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from baseline import bare_creates_per_second
+from baseline import bare_creates_per_second, drop_outbox_triggers
 from daemon import MeasuredDaemon, connect_tcp, request, running
 from load import Framing, HttpFraming, NdjsonFraming, Result, run_load, together
 from peer import running_peer, why_not
@@ -285,7 +285,34 @@ def _touch(daemon: MeasuredDaemon) -> None:
     daemon.call("episodes.createMany", items=items)
 
 
-PARTS = {"small": measure_small_store, "large": measure_large_store}
+def measure_outbox(options: Options, report: Report) -> None:
+    """What the outbox adds to a create: a daemon as it is beside one whose schema has no outbox triggers, in turns.
+
+    No embedder answers, so that what is measured is the outbox and not the model that takes its rows.
+    """
+    for name in ("with", "without"):
+        prefill(options.work / name / "nexus.db", 0)
+    drop_outbox_triggers(options.work / "without" / "nexus.db")
+    away = {"EMBEDDING_SERVICE_URL": "http://127.0.0.1:9"}
+    bodies = [request("episodes.create", body) for body in new_episodes()]
+    results: dict[str, list[Result]] = {"with": [], "without": []}
+    with running(options.work / "with", **away) as first, running(options.work / "without", **away) as second:
+        daemons = {"with": first, "without": second}
+        for daemon in daemons.values():
+            daemon.call("sessions.create", externalId="bench")
+        for _ in range(TURNS):
+            for name, daemon in daemons.items():
+                results[name].append(
+                    load(daemon.connect, bodies, NdjsonFraming(), options, seconds=options.seconds / TURNS)
+                )
+    rates = {name: together(each).rate for name, each in results.items()}
+    added = rates["without"] / rates["with"] - 1
+    report.add("creates, 64 clients, no outbox triggers", f"{rates['without']:,.0f}/s")
+    report.add("creates, 64 clients, as it is", f"{rates['with']:,.0f}/s")
+    report.add("  what the outbox adds to a create", f"{added:+.1%}", "under 10%", holds=added < 0.1)
+
+
+PARTS = {"small": measure_small_store, "large": measure_large_store, "outbox": measure_outbox}
 
 
 def main() -> None:

@@ -14,6 +14,18 @@ BATCH = 64
 CHECKPOINT_EVERY = 64  # batches; about what the daemon's own 4 MB of log come to
 
 
+# a trigger that follows rows into the outbox
+OUTBOX_TRIGGERS = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '%\\_outbox\\_%' ESCAPE '\\'"
+
+
+def drop_outbox_triggers(database: Path) -> None:
+    """Make a database whose rows no outbox follows; the daemon takes it as any other."""
+    db = open_writer(database, "FULL")
+    for (name,) in db.execute(OUTBOX_TRIGGERS).fetchall():
+        db.execute(f"DROP TRIGGER {name}")
+    db.close()
+
+
 def bare_creates_per_second(directory: Path, seconds: float) -> float:
     """Durable inserts of exchanges a second, in transactions of 64."""
     directory.mkdir(parents=True)

@@ -79,10 +79,14 @@ class FakeEmbedder:
                 self.unavailable or "the embedding model is stopping", retry_after_ms=self.retry_after_ms
             )
 
+    def vector_of(self, text: str) -> Vector:
+        """The vector of a text, whatever switches are set."""
+        return struct.pack(f"<{self._fingerprint.dimension}f", *text_vector(text, self._fingerprint.dimension))
+
     def _vector(self, text: str, position: int) -> Vector:
         if text in self.rejected or any("\ud800" <= character <= "\udfff" for character in text):
             raise RejectedText("the model refuses this text", position)
-        return struct.pack(f"<{self._fingerprint.dimension}f", *text_vector(text, self._fingerprint.dimension))
+        return self.vector_of(text)
 
 
 def text_vector(text: str, dimension: int) -> list[float]:

@@ -93,6 +93,9 @@ class FakeIndex:
         """Everything that is held."""
         return {point.id: point.version for point in self._points.get(collection, {}).values()}
 
+    def point(self, collection: str, point_id: int) -> Point:
+        return self._points[collection][point_id]
+
     def payload(self, collection: str, point_id: int) -> dict[str, object]:
         return self._points[collection][point_id].payload
 

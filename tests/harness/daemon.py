@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -20,8 +20,11 @@ class DaemonFailed(AssertionError):
 class Daemon:
     """`python -m nexusd --data DIR`. Readiness is the daemon's own READY=1, never a guess by time."""
 
-    def __init__(self, data: Path, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, *, settings: Mapping[str, str] | None = None, program: Sequence[str] = ("-m", "nexusd")
+    ) -> None:
         self.data = data
+        self._program = program
         self.socket_path = data / "nexusd.sock"
         self.log_path = data.parent / f"{data.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -61,7 +64,7 @@ class Daemon:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NEXUSD_", "NOTIFY_"))}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nexusd", "--data", str(self.data)],
+                [sys.executable, *self._program, "--data", str(self.data)],
                 env={**inherited, **self._settings, **(environ or {})},
                 cwd=self.data.parent,
                 stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from fakes.embedder import FakeEmbedder
 from fakes.index import FakeIndex
 
-from nexusd.clock import SystemClock
+from nexusd.clock import Clock, SystemClock
 from nexusd.config import OutboxConfig, StorageConfig
 from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.model.conversations import CreateConversation
@@ -35,7 +35,7 @@ from nexusd.store.sessions import insert_session
 from nexusd.store.summaries import insert_summary
 from nexusd.store.vectors import upsert_vector
 from nexusd.sync.collections import Collections
-from nexusd.sync.worker import OutboxWorker
+from nexusd.sync.worker import OutboxWorker, tell_nothing
 
 NOW_MS = 1_700_000_000_000
 
@@ -122,6 +122,8 @@ async def make_bench(
     index: FakeIndex | None = None,
     embedder: Any = None,  # another one than the fake, for tests that are about it
     chance: random.Random | None = None,
+    clock: Clock | None = None,  # the worker's; the store goes by the real one
+    reached: Callable[[str], None] = tell_nothing,
     **config: object,
 ) -> AsyncIterator[Bench]:
     directory.mkdir(exist_ok=True)
@@ -134,8 +136,7 @@ async def make_bench(
     def fatal(error: Exception) -> None:
         raise AssertionError(error)
 
-    clock = SystemClock()
-    store = Database(directory / "nexus.db", StorageConfig(), clock, on_commit=committed, on_fatal=fatal)
+    store = Database(directory / "nexus.db", StorageConfig(), SystemClock(), on_commit=committed, on_fatal=fatal)
     await store.open()
     index, embedder = index or FakeIndex(), embedder or FakeEmbedder()
     model = KeyedModel(embedder.fingerprint.short, embedder)
@@ -144,8 +145,8 @@ async def make_bench(
     settings = OutboxConfig(**({"max_backoff_s": 0.2} | config))  # type: ignore[arg-type]  # made of keywords
     told: list[tuple[str, Mapping[str, Any]]] = []
     worker = OutboxWorker(
-        store, index, model, collections, settings, clock, chance or random.Random(7),
-        lambda topic, data: told.append((topic, data)),
+        store, index, model, collections, settings, clock or SystemClock(), chance or random.Random(7),
+        lambda topic, data: told.append((topic, data)), reached=reached,
     )
     try:
         session = await store.write(insert_session, CreateSession(external_id=f"s{random.random()}"), NOW_MS)

@@ -9,6 +9,7 @@ import apsw
 
 from nexusd.clock import SystemClock
 from nexusd.config import EmbeddingConfig, IndexConfig
+from nexusd.embedding.embedder import Fingerprint
 from nexusd.embedding.model_files import identify
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.index import CollectionSpec
@@ -26,11 +27,11 @@ def assert_store_is_sound(data: Path) -> dict[int, int]:
         db.close()
 
 
-def indexed_versions(data: Path) -> dict[int, int]:
-    """What the embedded index holds: versions by id."""
+def indexed_versions(data: Path, model: Fingerprint | None = None) -> dict[int, int]:
+    """What the embedded index holds of the exchanges, under the built-in model or another: versions by id."""
+    fingerprint = model or identify(EmbeddingConfig())
 
     async def scroll_all() -> dict[int, int]:
-        fingerprint = identify(EmbeddingConfig())
         name = f"episodes-{fingerprint.short}"
         index = EmbeddedIndex(data / "index", IndexConfig(), SystemClock())
         await index.start()
