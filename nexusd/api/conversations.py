@@ -16,8 +16,8 @@ from nexusd.model.conversations import (
     UpdateConversation,
 )
 from nexusd.model.fields import Deletion, Listing
+from nexusd.store.cascades import CONVERSATION
 from nexusd.store.conversations import (
-    delete_conversation,
     insert_conversation,
     list_conversations,
     select_conversation,
@@ -55,7 +55,7 @@ class ConversationsApi:
     async def delete(self, call: Call, params: DeleteConversation) -> Deletion | msgspec.Raw:
         """Remove a conversation with its messages."""
         receipt = receipt_for(call, "conversations.delete", params)
-        return await self._store.write_once(receipt, delete_conversation, params.id)
+        return await self._store.delete_in_slices(receipt, CONVERSATION, lambda _db: params.id)
 
     def methods(self) -> list[Method]:
         """What this module registers."""

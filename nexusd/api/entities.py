@@ -24,9 +24,9 @@ from nexusd.model.entities import (
     UpsertEntity,
 )
 from nexusd.model.fields import Deletion, Listing
+from nexusd.store.cascades import ENTITY
 from nexusd.store.database import Database
 from nexusd.store.entities import (
-    delete_entity,
     list_entities,
     list_entities_by_type,
     search_entities,
@@ -79,7 +79,7 @@ class EntitiesApi:
     async def delete(self, call: Call, params: DeleteEntity) -> Deletion | msgspec.Raw:
         """Remove an entity with its relationships."""
         receipt = receipt_for(call, "entities.delete", params)
-        return await self._store.write_once(receipt, delete_entity, params.id)
+        return await self._store.delete_in_slices(receipt, ENTITY, lambda _db: params.id)
 
     def methods(self) -> list[Method]:
         """What this module registers."""

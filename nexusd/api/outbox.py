@@ -57,7 +57,9 @@ class OutboxApi:
         return await self._store.read(list_outbox, params)
 
     async def wait(self, _call: Call, params: WaitOutbox) -> WaitedOutbox:
-        """Until the rows are indexed, or the time is up."""
+        """Until the rows are indexed, or the points of a delete are gone, or the time is up."""
+        if params.through_seq is not None:
+            return await self._worker.wait_for_deletes(params.through_seq, params.timeout_ms / 1000)
         if params.collection is not None and params.collection not in self._collections:
             expected = f"one of {', '.join(self._collections)}"
             raise InvalidParams(fields=(FieldError("collection", expected),))
@@ -91,7 +93,7 @@ class OutboxApi:
             ),
             Method(
                 name="outbox.wait",
-                summary="Wait until the named rows, or all, are indexed.",
+                summary="Wait until the named rows, or all, are indexed, or until the points of a delete are gone.",
                 params=WaitOutbox,
                 result=WaitedOutbox,
                 handler=self.wait,

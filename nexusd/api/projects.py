@@ -18,9 +18,9 @@ from nexusd.model.projects import (
 )
 from nexusd.store.database import Database
 from nexusd.store.projects import (
-    delete_project,
     insert_project,
     list_projects,
+    project_cascade,
     select_project,
     update_project,
 )
@@ -53,9 +53,10 @@ class ProjectsApi:
         return await self._store.write_once(receipt, update_project, params, self._clock.now_ms())
 
     async def delete(self, call: Call, params: DeleteProject) -> Deletion | msgspec.Raw:
-        """Remove a project; its sessions stay."""
+        """Remove a project; its sessions stay, unless they are to go with it."""
         receipt = receipt_for(call, "projects.delete", params)
-        return await self._store.write_once(receipt, delete_project, params.id)
+        cascade = project_cascade(with_contents=params.with_contents)
+        return await self._store.delete_in_slices(receipt, cascade, lambda _db: params.id)
 
     def methods(self) -> list[Method]:
         """What this module registers."""
@@ -101,7 +102,7 @@ class ProjectsApi:
             ),
             Method(
                 name="projects.delete",
-                summary="Delete a project; its sessions stay, without one. Answers what went.",
+                summary="Delete a project; its sessions stay, without one, or go with it. Answers what went.",
                 params=DeleteProject,
                 result=Deletion,
                 handler=self.delete,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from nexusd.api.receipts import receipt_for
@@ -17,13 +19,14 @@ from nexusd.model.sessions import (
     Session,
     UpdateSession,
 )
+from nexusd.store.cascades import SESSION
 from nexusd.store.database import Database
 from nexusd.store.sessions import (
-    delete_session,
     insert_session,
     list_sessions,
     select_session,
     select_session_by_external_id,
+    session_to_delete,
     update_session,
 )
 from nexusd.wire.methods import Call, Method
@@ -61,7 +64,7 @@ class SessionsApi:
     async def delete(self, call: Call, params: DeleteSession) -> Deletion | msgspec.Raw:
         """Remove a session with its episodes and summaries."""
         receipt = receipt_for(call, "sessions.delete", params)
-        return await self._store.write_once(receipt, delete_session, params)
+        return await self._store.delete_in_slices(receipt, SESSION, partial(session_to_delete, params))
 
     def methods(self) -> list[Method]:
         """What this module registers."""

@@ -78,10 +78,14 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True, rename="camel"):
 
 
 class Deletion(Record, frozen=True, kw_only=True):
-    """The receipt of a delete: rows that went, by table, and points queued for removal from the index."""
+    """The receipt of a delete: rows that went, by table, and points queued for removal from the index.
+
+    `outbox.wait {throughSeq: outboxSeq}` tells when these points are gone; 0 where none was queued.
+    """
 
     deleted: dict[str, int]
     points_queued: int
+    outbox_seq: int = 0
 
 
 class Wait(Mutation, frozen=True, kw_only=True):

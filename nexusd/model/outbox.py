@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from nexusd.model.fields import Id, Mutation, Page, Params, Record, TimeMs
+from nexusd.model.fields import MAX_SAFE_INTEGER, Id, Mutation, Page, Params, Record, TimeMs
 
 OutboxState = Literal["pending", "inflight", "dead"]
+Seq = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -88,16 +89,21 @@ class OutboxReport(OutboxStatus, frozen=True, kw_only=True):
 
 
 class WaitOutbox(Params, frozen=True, kw_only=True):
-    """Parameters of outbox.wait: until the named rows, or all, have left the outbox."""
+    """Parameters of outbox.wait: until the named rows, all rows, or the deletes of a receipt have left the outbox."""
 
     collection: Annotated[str | None, Meta(description="With rowIds: their collection.")] = None
     row_ids: Annotated[list[Id], Meta(max_length=500, description="Rows to wait for; all if empty.")] = []
+    through_seq: Annotated[
+        Seq | None, Meta(description="outboxSeq of a delete's receipt: wait for the deletes queued up to it alone.")
+    ] = None
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000, description="How long to wait at most.")] = 10_000
 
     def __post_init__(self) -> None:
-        """A row is named by its collection and id together."""
+        """A row is named by its collection and id together; a receipt by its number alone."""
         if self.row_ids and self.collection is None:
             raise ValueError("expected `collection` beside `rowIds`")
+        if self.through_seq is not None and self.collection is not None:
+            raise ValueError("expected `throughSeq` without `collection` and `rowIds`")
 
 
 class WaitedOutbox(Struct, frozen=True, kw_only=True, rename="camel"):

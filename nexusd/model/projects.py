@@ -65,3 +65,6 @@ class DeleteProject(Mutation, frozen=True, kw_only=True):
     """Parameters of projects.delete."""
 
     id: Id
+    with_contents: Annotated[
+        bool, Meta(description="Its sessions go too, with their episodes and summaries; else they stay.")
+    ] = False

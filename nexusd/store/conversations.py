@@ -10,10 +10,12 @@ import msgspec
 from nexusd.errors import ConversationNotFound, GroupNotFound
 from nexusd.model.conversations import Conversation, CreateConversation, ListConversations, UpdateConversation
 from nexusd.model.fields import UNSET, Deletion, Listing
+from nexusd.store.cascades import CONVERSATION
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.paging import AFTER_ALL, take_page
 from nexusd.store.same_json import same_json
+from nexusd.store.slices import delete_whole
 
 _COLUMNS = "id, title, user_id, group_id, metadata, created_at, updated_at"
 _TEXTS = (1, 4)
@@ -40,12 +42,6 @@ OF_GROUP = " AND group_id = ?"
 UPDATE_CONVERSATION = f"""
 UPDATE conversations SET title = ?, user_id = ?, group_id = ?, metadata = ?, updated_at = ? WHERE id = ?
 RETURNING {_COLUMNS}"""
-
-# what goes with a conversation
-COUNT_CONVERSATION_MESSAGES = "SELECT count(*) FROM messages WHERE conversation_id = ?"
-
-# the conversation and its messages; what tools did in it stays
-DELETE_CONVERSATION = "DELETE FROM conversations WHERE id = ?"
 
 _TIMES = {"newest": "created_at", "active": "updated_at"}
 
@@ -141,13 +137,9 @@ def update_conversation(db: Connection, change: UpdateConversation, now_ms: int)
 
 
 def delete_conversation(db: Connection, conversation_id: int) -> Deletion:
-    """Delete a conversation with its messages; their points are queued for removal. Tool logs lose their tie to it.
+    """Delete a conversation with its messages at once; their points are queued for removal. Tool logs stay, without it.
 
     Raises:
         ConversationNotFound: there is none of this id.
     """
-    messages: int = db.execute(COUNT_CONVERSATION_MESSAGES, (conversation_id,)).get
-    db.execute(DELETE_CONVERSATION, (conversation_id,))
-    if db.changes() == 0:
-        raise ConversationNotFound
-    return Deletion(deleted={"conversations": 1, "messages": messages}, points_queued=messages)
+    return delete_whole(db, CONVERSATION, conversation_id)

@@ -20,10 +20,12 @@ import msgspec
 from nexusd.clock import Clock
 from nexusd.config import StorageConfig
 from nexusd.errors import DatabaseRefusedError, DataDirectoryError, StoreUnavailableError
+from nexusd.model.fields import Deletion
 from nexusd.store.connection import NOT_NOW, Connection, open_reader, open_writer, refuse_foreign_file
 from nexusd.store.idempotency import Receipt, once
 from nexusd.store.migrations import BeforeMigration, load_migrations, migrate
 from nexusd.store.readers import Readers
+from nexusd.store.slices import Cascade, Slice, delete_slice_once
 from nexusd.store.writer import Writer, WriterProgress
 
 P = ParamSpec("P")
@@ -165,6 +167,21 @@ class Database:
         function = _bound(function, kwargs)
         work = (receipt, self._clock.now_ms(), function, args)
         return await self._open_writer().submit(once(function), work)  # type: ignore[no-any-return]
+
+    async def delete_in_slices(
+        self, receipt: Receipt | None, cascade: Cascade, find: Callable[[Connection], int]
+    ) -> Deletion | msgspec.Raw:
+        """Delete the parent that `find` finds with all below it; other writes go on between the slices.
+
+        Raises:
+            NotFound: there is no such parent.
+            IdempotencyMismatch: the key was used for another call.
+            Busy, DiskFull, ReadOnly, Stopping, OutcomeUnknown: as `write`; the same call again goes on from there.
+        """
+        done: Slice | None = None
+        while done is None or not done.finished:
+            done = await self.write(delete_slice_once, receipt, self._clock.now_ms(), cascade, done, find)
+        return done.answer
 
     async def read(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs

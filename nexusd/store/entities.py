@@ -21,12 +21,14 @@ from nexusd.model.entities import (
     UpsertEntity,
 )
 from nexusd.model.fields import UNSET, Deletion, Listing
+from nexusd.store.cascades import ENTITY
 from nexusd.store.connection import Connection
 from nexusd.store.cursors import decode_cursor, decode_text_cursor, encode_cursor
 from nexusd.store.full_text import ENTITIES, Condition, match_words
 from nexusd.store.indexed import vector_column, vector_state
 from nexusd.store.paging import take_page
 from nexusd.store.same_json import same_json
+from nexusd.store.slices import delete_whole
 from nexusd.store.text_budget import TextBudget
 
 # The columns of a record of `entities n`.
@@ -69,12 +71,6 @@ ORDER BY n.name COLLATE NOCASE, n.id LIMIT ?4 OFFSET ?5"""
 # change an entity; the new version queues it (trigger)
 UPDATE_ENTITY = """
 UPDATE entities SET notes = ?, metadata = ?, version = version + 1, updated_at = ? WHERE id = ?"""
-
-# what goes with an entity; a link to itself is one
-COUNT_ENTITY_RELATIONSHIPS = "SELECT count(*) FROM relationships WHERE from_id = ?1 OR to_id = ?1"
-
-# the entity, its point (trigger) and its relationships
-DELETE_ENTITY = "DELETE FROM entities WHERE id = ?"
 
 # only of this type
 OF_TYPE = "n.type = ?"
@@ -204,13 +200,9 @@ def search_entities(db: Connection, params: SearchEntities) -> EntityMatches:
 
 
 def delete_entity(db: Connection, entity_id: int) -> Deletion:
-    """Delete an entity and the relationships at both its ends; its point is queued for removal.
+    """Delete an entity and the relationships at both its ends at once; its point is queued for removal.
 
     Raises:
         EntityNotFound: there is none of this id.
     """
-    relationships: int = db.execute(COUNT_ENTITY_RELATIONSHIPS, (entity_id,)).get
-    db.execute(DELETE_ENTITY, (entity_id,))
-    if db.changes() == 0:
-        raise EntityNotFound
-    return Deletion(deleted={"entities": 1, "relationships": relationships}, points_queued=1)
+    return delete_whole(db, ENTITY, entity_id)

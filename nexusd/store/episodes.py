@@ -16,6 +16,7 @@ from nexusd.model.memory import MemoryFilter
 from nexusd.store.batch import Groupable
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.deletions import deletion
 from nexusd.store.full_text import EPISODES
 from nexusd.store.indexed import vector_column, vector_state
 from nexusd.store.memory_filter import filter_condition
@@ -289,7 +290,7 @@ def delete_episode(db: Connection, episode_id: int) -> Deletion:
     db.execute(DELETE_EPISODE, (episode_id,))
     if db.changes() == 0:
         raise EpisodeNotFound
-    return Deletion(deleted={"episodes": 1}, points_queued=1)
+    return deletion(db, 1, episodes=1)
 
 
 def select_episode_sources(db: Connection, ids: Sequence[int]) -> list[EpisodeSource]:

@@ -24,7 +24,7 @@ PRUNE_AT_MOST = 128     # twice of what came in: the table shrinks, and no write
 
 # the receipt of a key, if it was used
 SELECT_RECEIPT = """
-SELECT method, parameters_hash, reply, created_ms FROM idempotency WHERE principal = ? AND key = ?"""
+SELECT method, parameters_hash, reply, created_ms, unfinished FROM idempotency WHERE principal = ? AND key = ?"""
 
 # whether any of the keys was used, expired or not
 SELECT_USED = "SELECT 1 FROM idempotency WHERE (principal, key) IN (VALUES {rows}) LIMIT 1"
@@ -33,6 +33,11 @@ SELECT_USED = "SELECT 1 FROM idempotency WHERE (principal, key) IN (VALUES {rows
 INSERT_RECEIPTS = """
 INSERT OR REPLACE INTO idempotency (principal, key, method, parameters_hash, reply, created_ms)
 VALUES {rows}"""
+
+# keep how far a call has come; a later count, and in the end the reply, takes its place
+INSERT_UNFINISHED = """
+INSERT OR REPLACE INTO idempotency (principal, key, method, parameters_hash, reply, created_ms, unfinished)
+VALUES (?, ?, ?, ?, x'', ?, ?)"""
 
 # the oldest receipts are the first rows; what lies in the future was kept before the clock was set back
 PRUNE_RECEIPTS = """
@@ -60,12 +65,38 @@ def kept_reply(db: Connection, receipt: Receipt, now_ms: int) -> msgspec.Raw | N
     Raises:
         IdempotencyMismatch: the key was used for another method or other parameters.
     """
-    row = db.execute(SELECT_RECEIPT, (receipt.principal, receipt.key)).fetchone()
+    row = _receipt(db, receipt, now_ms)
+    return None if row is None or row[4] is not None else msgspec.Raw(row[2])
+
+
+def kept_unfinished(db: Connection, receipt: Receipt, now_ms: int) -> bytes | None:
+    """How far this call had come when it was cut off, as it was kept; None if it was not begun.
+
+    Raises:
+        IdempotencyMismatch: the key was used for another method or other parameters.
+    """
+    row = _receipt(db, receipt, now_ms)
+    return None if row is None else row[4]
+
+
+def _receipt(db: Connection, receipt: Receipt, now_ms: int) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = db.execute(SELECT_RECEIPT, (receipt.principal, receipt.key)).fetchone()
     if row is None or row[3] <= now_ms - KEPT_MS:
         return None
     if row[0] != receipt.method or row[1] != receipt.parameters_hash:
         raise IdempotencyMismatch
-    return msgspec.Raw(row[2])
+    return row
+
+
+def keep_unfinished(db: Connection, receipt: Receipt, now_ms: int, so_far: bytes) -> None:
+    """Keep how far the call has come, in the transaction that brought it there."""
+    values = (receipt.principal, receipt.key, receipt.method, receipt.parameters_hash, now_ms, so_far)
+    db.execute(INSERT_UNFINISHED, values)
+
+
+def keep_reply(db: Connection, receipt: Receipt, now_ms: int, reply: Any) -> None:
+    """Keep the reply to a call that is done."""
+    _keep(db, [(receipt, now_ms, reply)])
 
 
 def answer_once(
@@ -80,7 +111,7 @@ def answer_once(
     if kept is not None:
         return kept
     result = function(db, *args)
-    _keep(db, [(receipt, now_ms, result)])
+    keep_reply(db, receipt, now_ms, result)
     return result
 
 

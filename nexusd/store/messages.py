@@ -14,6 +14,7 @@ from nexusd.model.messages import CreateMessage, ListMessages, Message, NewMessa
 from nexusd.store.batch import Groupable
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.deletions import deletion
 from nexusd.store.indexed import vector_column, vector_state
 from nexusd.store.paging import AFTER_ALL, BEFORE_ALL, take_page
 from nexusd.store.values import in_powers_of_two, placeholders
@@ -193,4 +194,4 @@ def delete_message(db: Connection, message_id: int) -> Deletion:
     db.execute(DELETE_MESSAGE, (message_id,))
     if db.changes() == 0:
         raise MessageNotFound
-    return Deletion(deleted={"messages": 1}, points_queued=1)
+    return deletion(db, 1, messages=1)

@@ -7,9 +7,11 @@ from typing import Any
 from nexusd.errors import ProjectNotFound
 from nexusd.model.fields import UNSET, Deletion, Listing
 from nexusd.model.projects import CreateProject, ListProjects, Project, UpdateProject
+from nexusd.store.cascades import PROJECT, PROJECT_WITH_CONTENTS
 from nexusd.store.connection import Connection
 from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.paging import take_page
+from nexusd.store.slices import Cascade, delete_whole
 
 _COLUMNS = "id, name, description, colour, icon, created_at, updated_at"
 _TEXTS = (2, 4)     # the columns that may be long
@@ -30,14 +32,6 @@ LIST_PROJECTS = f"SELECT {_COLUMNS} FROM projects WHERE id < ? ORDER BY id DESC 
 UPDATE_PROJECT = f"""
 UPDATE projects SET name = ?, description = ?, colour = ?, icon = ?, updated_at = ? WHERE id = ?
 RETURNING {_COLUMNS}"""
-
-# how many points carry the project: those of its sessions' exchanges and summaries
-COUNT_PROJECT_POINTS = """
-SELECT (SELECT count(*) FROM sessions s JOIN episodes e ON e.session_id = s.id WHERE s.project_id = ?1)
-    + (SELECT count(*) FROM sessions s JOIN summaries m ON m.session_id = s.id WHERE s.project_id = ?1)"""
-
-# the project; its sessions stay, without one
-DELETE_PROJECT = "DELETE FROM projects WHERE id = ?"
 
 _LAST_ID = 2**63 - 1
 
@@ -102,14 +96,15 @@ def update_project(db: Connection, change: UpdateProject, now_ms: int) -> Projec
     return _project(db.execute(UPDATE_PROJECT, (*values, now_ms, old.id)).fetchall()[0])
 
 
-def delete_project(db: Connection, project_id: int) -> Deletion:
-    """Delete a project. Its sessions stay; the points of their exchanges and summaries are queued anew, without it.
+def delete_project(db: Connection, project_id: int, *, with_contents: bool = False) -> Deletion:
+    """Delete a project at once. Its sessions stay, and their points are queued anew, without it; or they go with it.
 
     Raises:
         ProjectNotFound: there is none of this id.
     """
-    points: int = db.execute(COUNT_PROJECT_POINTS, (project_id,)).get
-    db.execute(DELETE_PROJECT, (project_id,))
-    if db.changes() == 0:
-        raise ProjectNotFound
-    return Deletion(deleted={"projects": 1}, points_queued=points)
+    return delete_whole(db, project_cascade(with_contents=with_contents), project_id)
+
+
+def project_cascade(*, with_contents: bool) -> Cascade:
+    """What goes with the project."""
+    return PROJECT_WITH_CONTENTS if with_contents else PROJECT

@@ -10,9 +10,11 @@ import msgspec
 from nexusd.errors import Conflict, ProjectNotFound, SessionNotFound
 from nexusd.model.fields import UNSET, Deletion, Listing
 from nexusd.model.sessions import CreateSession, DeleteSession, ListSessions, Session, UpdateSession
+from nexusd.store.cascades import SESSION
 from nexusd.store.connection import Connection, is_duplicate, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
 from nexusd.store.same_json import same_json
+from nexusd.store.slices import delete_whole
 from nexusd.store.text_budget import TextBudget
 
 _COLUMNS = "id, external_id, name, project_id, metadata, created_at, updated_at"
@@ -40,13 +42,6 @@ SELECT {_COLUMNS} FROM sessions WHERE project_id = ? AND id < ? ORDER BY id DESC
 UPDATE_SESSION = f"""
 UPDATE sessions SET name = ?, project_id = ?, metadata = ?, updated_at = ? WHERE id = ?
 RETURNING {_COLUMNS}"""
-
-# what goes with a session
-COUNT_SESSION_EPISODES = "SELECT count(*) FROM episodes WHERE session_id = ?"
-COUNT_SESSION_SUMMARIES = "SELECT count(*) FROM summaries WHERE session_id = ?"
-
-# the session, its exchanges and its summaries
-DELETE_SESSION = "DELETE FROM sessions WHERE id = ?"
 
 # how many sessions there are
 COUNT_SESSIONS = "SELECT count(*) FROM sessions"
@@ -160,20 +155,22 @@ def update_session(db: Connection, change: UpdateSession, now_ms: int) -> Sessio
         raise
 
 
-def delete_session(db: Connection, which: DeleteSession) -> Deletion:
-    """Delete a session with its exchanges and summaries; the points of both are queued for removal.
+def session_to_delete(which: DeleteSession, db: Connection) -> int:
+    """The id of the session that is to go.
 
     Raises:
         SessionNotFound: there is no such session.
     """
-    session = _find(db, which.id, which.external_id)
-    episodes: int = db.execute(COUNT_SESSION_EPISODES, (session.id,)).get
-    summaries: int = db.execute(COUNT_SESSION_SUMMARIES, (session.id,)).get
-    db.execute(DELETE_SESSION, (session.id,))
-    return Deletion(
-        deleted={"sessions": 1, "episodes": episodes, "summaries": summaries},
-        points_queued=episodes + summaries,
-    )
+    return _find(db, which.id, which.external_id).id
+
+
+def delete_session(db: Connection, which: DeleteSession) -> Deletion:
+    """Delete a session with its exchanges and summaries at once; the points of both are queued for removal.
+
+    Raises:
+        SessionNotFound: there is no such session.
+    """
+    return delete_whole(db, SESSION, session_to_delete(which, db))
 
 
 def count_sessions(db: Connection) -> int:

@@ -15,6 +15,7 @@ from nexusd.model.fields import Deletion, Listing
 from nexusd.model.summaries import CreateSummary, ListSummaries, Summary
 from nexusd.store.connection import Connection, is_foreign_key
 from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.deletions import deletion
 from nexusd.store.indexed import vector_column, vector_state
 from nexusd.store.paging import AFTER_ALL, take_page
 
@@ -146,4 +147,4 @@ def delete_summary(db: Connection, summary_id: int) -> Deletion:
     db.execute(DELETE_SUMMARY, (summary_id,))
     if db.changes() == 0:
         raise SummaryNotFound
-    return Deletion(deleted={"summaries": 1}, points_queued=1)
+    return deletion(db, 1, summaries=1)

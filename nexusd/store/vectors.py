@@ -13,6 +13,7 @@ from nexusd.model.numbers import unpacked
 from nexusd.model.vectors import ListVectors, NewVector, StoredText, StoredVector, StoreVector
 from nexusd.store.connection import Connection
 from nexusd.store.cursors import decode_cursor, encode_cursor
+from nexusd.store.deletions import deletion
 from nexusd.store.indexed import vector_column, vector_state
 from nexusd.store.paging import take_page
 from nexusd.store.text_budget import TextBudget
@@ -118,7 +119,7 @@ def delete_vector(db: Connection, key: str | int) -> Deletion:
     db.execute(DELETE_VECTOR, (key,))
     if db.changes() == 0:
         raise VectorNotFound
-    return Deletion(deleted={"vectors": 1}, points_queued=1)
+    return deletion(db, 1, vectors=1)
 
 
 def count_pending(db: Connection) -> int:

@@ -11,6 +11,7 @@ import apsw
 from nexusd.model.fields import Deletion
 from nexusd.model.memory import Collection
 from nexusd.model.semantic import PointState
+from nexusd.store.deletions import deletion
 from nexusd.store.embeddings import forget_row, forget_vectors, replace_vector
 from nexusd.store.unindexed import let_in, take_out
 from nexusd.sync.sources import LOADERS
@@ -41,4 +42,4 @@ def remove_point(db: apsw.Connection, collection: Collection, row_id: int, now_m
     """
     queued = take_out(db, collection, row_id, now_ms)
     forget_row(db, collection, row_id)
-    return Deletion(deleted={}, points_queued=queued)
+    return deletion(db, queued)

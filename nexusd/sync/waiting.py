@@ -1,4 +1,4 @@
-"""Callers that wait until the index has their rows.
+"""Callers that wait until the index has their rows, or has them no more.
 
 Owns who is woken when. The worker announces the end of every batch; whoever waits looks for itself whether that
 was all it waited for. Knows nothing of how rows are delivered.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from nexusd.model.outbox import WaitedOutbox
 from nexusd.store.database import Database
+from nexusd.store.deletions import any_owed, count_owed
 from nexusd.store.outbox import Queue, count_outbox, unfinished
 
 
@@ -36,16 +37,30 @@ class Waiting:
 
     async def wait_for(self, collection: str | None, row_ids: Sequence[int], timeout_s: float) -> WaitedOutbox:
         """Until none of the rows (or of all rows) is pending any more, or the time is up."""
+        await self._until(lambda: self._look(collection, row_ids).pending == 0, timeout_s)
+        return self._look(collection, row_ids)
+
+    async def wait_for_deletes(self, through_seq: int, timeout_s: float) -> WaitedOutbox:
+        """Until no delete that was queued up to this number is pending any more, or the time is up."""
+        now_s = asyncio.get_running_loop().time
+        ends_s = now_s() + timeout_s
+        while True:
+            await self._until(lambda: not self._store.peek(any_owed, through_seq), ends_s - now_s())
+            owed = await self._store.read(count_owed, through_seq)  # there may be many: not on the loop
+            if owed.pending == 0 or self._stopping or now_s() >= ends_s:
+                done = owed.pending == 0 and owed.dead == 0 and self._complete()
+                return WaitedOutbox(done=done, pending=owed.pending, dead=owed.dead)
+
+    async def _until(self, settled: Callable[[], bool], timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     progress = self._progress  # taken before the look: a batch that ends after it wakes us
-                    waited = self._look(collection, row_ids)
-                    if self._stopping or (waited.pending == 0 and self._complete()):
-                        return waited
+                    if self._stopping or (settled() and self._complete()):
+                        return
                     await progress.wait()
         except TimeoutError:
-            return self._look(collection, row_ids)
+            return
 
     def _look(self, collection: str | None, row_ids: Sequence[int]) -> WaitedOutbox:
         if collection is None or not row_ids:

@@ -354,6 +354,10 @@ class OutboxWorker:
         """Until none of the rows (or of all rows) is pending any more, or the time is up."""
         return await self._waiting.wait_for(collection, row_ids, timeout_s)
 
+    async def wait_for_deletes(self, through_seq: int, timeout_s: float) -> WaitedOutbox:
+        """Until no delete that was queued up to this number is pending any more, or the time is up."""
+        return await self._waiting.wait_for_deletes(through_seq, timeout_s)
+
     def status(self) -> OutboxStatus:
         """How far behind, and how fast."""
         counts = self._store.peek(count_outbox, queue=self._queue)

@@ -65,7 +65,7 @@ def test_a_raw_line_on_the_socket_is_answered(daemon: Daemon) -> None:
 def test_a_deleted_exchange_is_found_by_nothing(client: Client, session: int) -> None:
     stored = client.call("episodes.create", sessionId=session, waitFor="indexed", **STORED)
     gone = client.call("episodes.delete", id=stored["id"])
-    assert gone == {"deleted": {"episodes": 1}, "pointsQueued": 1}
+    assert gone == {"deleted": {"episodes": 1}, "pointsQueued": 1, "outboxSeq": gone["outboxSeq"]}
     for mode in ("hybrid", "keyword", "semantic"):
         hits = client.call("memory.search", query=PARAPHRASE + " boiler", mode=mode)["items"]
         assert stored["id"] not in [hit["id"] for hit in hits], mode

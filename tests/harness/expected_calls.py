@@ -7,11 +7,12 @@ nothing has changed. Parameters are well formed: what is not is refused before a
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from harness.expected_files import ExpectedFiles
 from harness.expected_rows import ANYTHING, INDEXED, Record, as_json, by_time, place
-from harness.likeness import Refusal, either
+from harness.likeness import Anything, Refusal, either
 from harness.refused import Refused, refuse_unless
 
 Params = dict[str, Any]
@@ -50,7 +51,14 @@ class ExpectedCalls(ExpectedFiles):
 
     def projects_delete(self, p: Params, _r: Result) -> Any:
         project = self._there("projects", p["id"])
-        points = sum(self.move_session(session, None) for session in self.of("sessions", projectId=project["id"]))
+        sessions = list(self.of("sessions", projectId=project["id"]))
+        if p.get("withContents"):
+            gone = Counter[str](projects=1, sessions=0, episodes=0, summaries=0)
+            for session in sessions:
+                gone.update(self._drop_session(session))
+            self.drop("projects", [project])
+            return _deletion(gone["episodes"] + gone["summaries"], **gone)
+        points = sum(self.move_session(session, None) for session in sessions)
         self.drop("projects", [project])
         return _deletion(points, projects=1)
 
@@ -72,11 +80,15 @@ class ExpectedCalls(ExpectedFiles):
         return dict(session)
 
     def sessions_delete(self, p: Params, _r: Result) -> Any:
-        session = self._session(p)
-        episodes = self.drop("episodes", self.of("episodes", sessionId=session["id"]))
-        summaries = self.drop("summaries", self.of("summaries", sessionId=session["id"]))
-        self.drop("sessions", [session])
-        return _deletion(episodes + summaries, sessions=1, episodes=episodes, summaries=summaries)
+        gone = self._drop_session(self._session(p))
+        return _deletion(gone["episodes"] + gone["summaries"], **gone)
+
+    def _drop_session(self, session: Record) -> dict[str, int]:
+        return {
+            "episodes": self.drop("episodes", self.of("episodes", sessionId=session["id"])),
+            "summaries": self.drop("summaries", self.of("summaries", sessionId=session["id"])),
+            "sessions": self.drop("sessions", [session]),
+        }
 
     def _session(self, p: Params) -> Record:
         if "id" in p:
@@ -306,7 +318,7 @@ class ExpectedCalls(ExpectedFiles):
         self.out.add(point)
         self.own.pop(point, None)
         self.unsettled.add(point)
-        return {"deleted": {}, "pointsQueued": queued}
+        return _deletion(queued)
 
     def outbox_retry(self, p: Params, _r: Result) -> Any:
         """All is delivered before it is asked."""
@@ -437,8 +449,9 @@ def merged(target: Any, patch: Any) -> Any:
     return result
 
 
-def _deletion(points: int, **deleted: int) -> Record:
-    return {"deleted": deleted, "pointsQueued": points}
+def _deletion(points: Any, **deleted: int) -> Record:
+    seq = 0 if points == 0 else Anything()
+    return {"deleted": deleted, "pointsQueued": points, "outboxSeq": seq}
 
 
 def _given(p: Params, *names: str) -> Params:

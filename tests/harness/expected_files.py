@@ -48,7 +48,7 @@ class ExpectedFiles(Rows):
         rows = self.of("presets", name=name)
         refuse_unless(bool(rows) or name in self.preset_files, "not_found")
         files = int(self.preset_files.pop(name, self) is not self)
-        return {"deleted": {"presets": self.drop("presets", rows), "files": files}, "pointsQueued": 0}
+        return {"deleted": {"presets": self.drop("presets", rows), "files": files}, "pointsQueued": 0, "outboxSeq": 0}
 
     def _write_preset(self, name: str, content: Params, r: Result) -> Any:
         refuse_unless(depth(content) <= MAX_DEPTH, "bad_content")
@@ -82,7 +82,7 @@ class ExpectedFiles(Rows):
         name = _name(p["name"])
         if self.tool_files.pop(name, None) is None:
             raise Refused("not_found")
-        return {"deleted": {"files": 1}, "pointsQueued": 0}
+        return {"deleted": {"files": 1}, "pointsQueued": 0, "outboxSeq": 0}
 
     def shown_tool(self, name: str) -> Record:
         """A tool as lists have it."""
@@ -103,7 +103,7 @@ class ExpectedFiles(Rows):
         refuse_unless(not self.servers_broken, "bad_content")
         if self.servers.pop(p["name"], None) is None:
             raise Refused("not_found")
-        return {"deleted": {"mcpServers": 1}, "pointsQueued": 0}
+        return {"deleted": {"mcpServers": 1}, "pointsQueued": 0, "outboxSeq": 0}
 
     def shown_server(self, name: str) -> Record:
         """A server as lists have it."""

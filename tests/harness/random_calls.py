@@ -126,7 +126,7 @@ class RandomCalls:
         return {"id": self.id_of("projects"), **changes}
 
     def projects_delete(self) -> Params:
-        return {"id": self.id_of("projects")}
+        return {"id": self.id_of("projects"), **self.some(withContents=lambda: self.often(0.5))}
 
     def sessions_create(self) -> Params:
         self.serial += 1

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import apsw
 import msgspec
@@ -135,9 +136,9 @@ async def test_delete_takes_the_point_and_leaves_the_row(methods: Methods) -> No
     ada = await bench.entity("Ada")
     await bench.drained()
     asked = {"collection": "entities", "id": ada.id}
-    assert await methods.call("semantic.delete", **asked) == {"deleted": {}, "pointsQueued": 1}
+    assert await methods.call("semantic.delete", **asked) == {"deleted": {}, "pointsQueued": 1, "outboxSeq": ANY}
     assert (bench.holds("entities"), bench.state("entities", ada.id)) == ({}, "none")
-    assert await methods.call("semantic.delete", **asked) == {"deleted": {}, "pointsQueued": 0}
+    assert await methods.call("semantic.delete", **asked) == {"deleted": {}, "pointsQueued": 0, "outboxSeq": 0}
     assert (await methods.call("semantic.upsert", **asked))["vector"] == "indexed"
     assert bench.holds("entities") == {ada.id: 1}
 
@@ -310,7 +311,9 @@ async def test_five_and_the_text_5_are_two_ids(methods: Methods) -> None:
     for wanted, hits in (([5], [5]), (["5"], ["5"]), ([5, "5"], [5, "5"]), ([], [])):
         found = await methods.call("vectors.search", query="tea", filter={"must": {"has_id": wanted}})
         assert sorted((hit["id"] for hit in found["items"]), key=repr) == sorted(hits, key=repr)
-    assert await methods.call("vectors.delete", id=5) == {"deleted": {"vectors": 1}, "pointsQueued": 1}
+    assert await methods.call("vectors.delete", id=5) == {
+        "deleted": {"vectors": 1}, "pointsQueued": 1, "outboxSeq": ANY,
+    }
     with pytest.raises(VectorNotFound):
         await methods.call("vectors.get", id=5)
     with pytest.raises(VectorNotFound):

@@ -68,3 +68,10 @@ BEGIN
         version = excluded.version, op = excluded.op, state = 'pending',
         attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL;
 END;
+
+-- The deletes that are still to be delivered: whoever waits for one must not look through a backlog of other work.
+CREATE INDEX outbox_deletes      ON outbox      (seq) WHERE op = 'delete';
+CREATE INDEX outbox_next_deletes ON outbox_next (seq) WHERE op = 'delete';
+
+-- A delete in slices keeps what went so far under its caller's key; null where the reply is kept.
+ALTER TABLE idempotency ADD COLUMN unfinished BLOB;
