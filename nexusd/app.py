@@ -64,6 +64,7 @@ from nexusd.retrieval.similar import SimilaritySearch
 from nexusd.status import StatusReport
 from nexusd.store.database import Database
 from nexusd.sync.collections import Collections
+from nexusd.sync.erasing import Erased, Erasing
 from nexusd.sync.sources import current_payloads
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.dispatch import Dispatcher
@@ -99,7 +100,9 @@ class App:
         self._store = Database(
             settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self._store_failed
         )
+        self._erasers: list[Erased] = [self._store.erased] if config.storage.secure_delete else []
         self._index = self._make_index()
+        self._erasing = Erasing(self._erasers)
         self._embedder = make_embedder(config.embedding, clock, on_answering=self._embedder_answers)
         model = KeyedModel(self._embedder.fingerprint.short, self._embedder)
         self._serving = Serving(model)
@@ -155,9 +158,13 @@ class App:
 
         if config.backend == "server":
             return ServerIndex(config, self._clock, on_up=self._index_came_up, on_running=tell)
-        return EmbeddedIndex(
-            self._settings.data_directory / "index", config, self._clock, on_up=self._index_came_up, on_running=tell
+        embedded = EmbeddedIndex(
+            self._settings.data_directory / "index", config, self._clock, on_up=self._index_came_up, on_running=tell,
+            secure_delete=self._store.secure,
         )
+        if self._store.secure:  # a server's files are its own
+            self._erasers.append(embedded.erased)
+        return embedded
 
     def _takers(self, log: LogControl) -> list[Taker]:
         """What can change while the daemon runs, and who takes it. config.yaml says the same to people."""
@@ -215,7 +222,7 @@ class App:
             VectorsApi(self._store, self._worker, similar, self._clock),
             ImportsApi(self._store, lambda: similar.dimension),
             EventsApi(self._hub),
-            OutboxApi(self._store, self._worker, self._collections.logical, self._clock),
+            OutboxApi(self._store, self._worker, self._collections.logical, self._clock, self._erasing),
         ):
             self._table.register(api.methods())
 
@@ -261,6 +268,7 @@ class App:
                 self._hub.publish("system", {"state": "stopping"})
                 self._gate.stop()
                 self._worker.stop_waiting()
+                self._erasing.stop()
                 self._server.stop_accepting()
                 await self._server.drain(self._reloader.settings.config.server.drain_timeout_s)
                 await self._worker.drain(self._reloader.settings.config.outbox.drain_timeout_s)

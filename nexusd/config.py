@@ -126,6 +126,7 @@ class StorageConfig(Section, frozen=True, kw_only=True):
     readers: Annotated[int, Meta(ge=1, le=64)] = 4
     max_queued_writes: Positive = 4096
     read_timeout_s: Seconds = 10.0
+    secure_delete: bool = False
 
 
 class IndexTlsConfig(Section, frozen=True, kw_only=True):

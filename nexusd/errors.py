@@ -31,6 +31,7 @@ the raiser gives a better one.
             |       GroupNotFound, ToolLogNotFound, PresetNotFound, ToolNotFound, McpServerNotFound,
             |       VectorNotFound, RowNotFound
             +-- Conflict              -32011 conflict
+            |   +-- ReplyErased                                    a repeated call: done, its reply gone with a delete
             +-- DiskFull              -32012 disk_full             retryable
             +-- ReadOnly              -32013 read_only             retryable
             +-- OutcomeUnknown        -32014 outcome_unknown       retryable (with an idempotency key)
@@ -296,6 +297,10 @@ class Conflict(RpcError):
 
     code = -32011
     kind = "conflict"
+
+
+class ReplyErased(Conflict):
+    """A call with this idempotencyKey was done. Its reply was erased by a later delete, so it cannot be told again."""
 
 
 class DiskFull(RpcError):

@@ -24,6 +24,7 @@ from nexusd.model.outbox import (
 )
 from nexusd.store.database import Database
 from nexusd.store.outbox import OutboxCounts, count_collections, count_next, list_outbox, retry_dead
+from nexusd.sync.erasing import Erasing
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.methods import Call, Method
 
@@ -32,8 +33,9 @@ class OutboxApi:
     """The methods on the outbox."""
 
     def __init__(
-        self, store: Database, worker: OutboxWorker, collections: tuple[str, ...], clock: Clock
+        self, store: Database, worker: OutboxWorker, collections: tuple[str, ...], clock: Clock, erasing: Erasing
     ) -> None:
+        self._erasing = erasing
         self._collections = collections
         self._store = store
         self._worker = worker
@@ -59,11 +61,22 @@ class OutboxApi:
     async def wait(self, _call: Call, params: WaitOutbox) -> WaitedOutbox:
         """Until the rows are indexed, or the points of a delete are gone, or the time is up."""
         if params.through_seq is not None:
-            return await self._worker.wait_for_deletes(params.through_seq, params.timeout_ms / 1000)
+            return await self._wait_for_deletes(params.through_seq, params.timeout_ms / 1000, erased=params.erased)
         if params.collection is not None and params.collection not in self._collections:
             expected = f"one of {', '.join(self._collections)}"
             raise InvalidParams(fields=(FieldError("collection", expected),))
         return await self._worker.wait_for(params.collection, params.row_ids, params.timeout_ms / 1000)
+
+    async def _wait_for_deletes(self, through_seq: int, timeout_s: float, *, erased: bool) -> WaitedOutbox:
+        if erased and not self._erasing.on:
+            raise InvalidParams(fields=(FieldError("erased", "false, or storage.secureDelete: true in the settings"),))
+        began_s = self._clock.monotonic_s()
+        waited = await self._worker.wait_for_deletes(through_seq, timeout_s)
+        if not erased:
+            return waited
+        left_s = max(0.0, timeout_s - (self._clock.monotonic_s() - began_s))
+        gone = waited.done and await self._erasing.wait(left_s)  # the index is told first: its files follow
+        return WaitedOutbox(done=gone, pending=waited.pending, dead=waited.dead, erased=gone)
 
     async def retry(self, call: Call, params: RetryOutbox) -> RetriedOutbox | msgspec.Raw:
         """Queue dead letters again."""

@@ -133,7 +133,8 @@ class McpServersFile:
             if (kept := self._receipts.kept(receipt)) is not None:
                 return kept
             self._take(await self._off_loop(self._change, {name: None}))
-            return await self._receipts.keep(receipt, Deletion(deleted={"mcpServers": 1}, points_queued=0))
+            gone = Deletion(deleted={"mcpServers": 1}, points_queued=0)
+            return await self._receipts.keep_deletion(receipt, gone, "mcpServers.put")
 
     async def _off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

@@ -14,6 +14,7 @@ from nexusd.clock import Clock
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.idempotency import Receipt, kept_reply
+from nexusd.store.secure_delete import erase_replies
 
 R = TypeVar("R")
 
@@ -40,6 +41,13 @@ class Receipts:
         if receipt is None:
             return reply
         return await self._store.write_once(receipt, _as_it_is, reply)
+
+
+    async def keep_deletion(self, receipt: Receipt | None, reply: R, put_by: str) -> R | msgspec.Raw:
+        """Keep the reply to a delete; where deletes are secure, the kept replies to the method that put it go."""
+        if self._store.secure:
+            await self._store.write(erase_replies, put_by)
+        return await self.keep(receipt, reply)
 
 
 def _as_it_is(_db: Connection, reply: R) -> R:

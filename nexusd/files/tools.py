@@ -81,7 +81,8 @@ class ToolFiles:
             if not await self.shelf.off_loop(self._directory.remove, self.shelf.file(name)):
                 raise ToolNotFound
             self.shelf.states.pop(name, None)
-            return await self._receipts.keep(receipt, Deletion(deleted={"files": 1}, points_queued=0))
+            gone = Deletion(deleted={"files": 1}, points_queued=0)
+            return await self._receipts.keep_deletion(receipt, gone, "tools.put")
 
     async def get(self, name: str) -> Tool:
         """A tool as its file is now.

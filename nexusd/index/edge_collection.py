@@ -6,6 +6,7 @@ Owns a directory:
     <name>/shard-<n>/      the valid shard; any other is a fragment of a rebuild and is swept
     <name>/journal-<n>     updates since the last flush; see `nexusd.index.journal`
     <name>/changed         points changed since the last rebuild, by which the next one is due; a hint
+    <name>/traces          deleted points are in the files still; see `nexusd.index.traces`
     <name>/opening         how many openings in a row did not come to an end
 
 A collection that cannot be loaded is set aside as `<name>.broken-<n>` and begun anew under another
@@ -15,7 +16,6 @@ incarnation, by which the caller sees that all must be sent again. Knows no pipe
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 import qdrant_edge as edge
 
+from nexusd.index.broken import KEPT_BROKEN, set_aside
 from nexusd.index.durable import sync_directory, sync_tree, write_durably
 from nexusd.index.edge_payload import edge_filter, needs_scan
 from nexusd.index.edge_shard import (
@@ -39,6 +40,7 @@ from nexusd.index.edge_shard import (
 )
 from nexusd.index.journal import Journal, replay
 from nexusd.index.stored_payload import VERSION
+from nexusd.index.traces import Traces
 
 MANIFEST = "manifest.json"
 FIRST_SHARD = "shard-1"
@@ -46,7 +48,6 @@ OPENING = "opening"
 CHANGED = "changed"
 MAX_FAILED_OPENINGS = 4  # a shard that kills its reader (SIGBUS, abort) raises nothing: count instead
 SEARCH_EF = 128  # candidates looked at on the way; recall 0.99 and better on clustered data at 100,000 points
-KEPT_BROKEN = 2  # evidence for people; more would only fill the disk
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -85,9 +86,12 @@ class EdgeCollection:
         self._changed: set[int] = set()
         self._changed_before = _noted_number(directory / CHANGED)
         self._before_copy: set[int] = set()
+        self.traces = Traces(directory)
 
     @classmethod
-    def open(cls, directory: Path, *, dimension: int, distance: str, hnsw_from: int) -> EdgeCollection:
+    def open(
+        cls, directory: Path, *, dimension: int, distance: str, hnsw_from: int, kept_broken: int = KEPT_BROKEN
+    ) -> EdgeCollection:
         """Open the collection, make it if it is missing, begin it anew if it is broken.
 
         Args:
@@ -95,6 +99,7 @@ class EdgeCollection:
             dimension: numbers in a vector.
             distance: Cosine, Dot or Euclid.
             hnsw_from: points from which a rebuild makes a graph of a segment.
+            kept_broken: how many that could not be loaded are kept for people to look at.
 
         Raises:
             SpecMismatchError: it exists with another dimension or distance.
@@ -110,10 +115,10 @@ class EdgeCollection:
                 return cls._begin(directory, manifest, hnsw_from)
             _count_opening(directory)
             shard = load_shard(directory / manifest.shard)
-            redo(shard, directory)
+            deleted = redo(shard, directory)
         except BrokenShardError as broken:
             try:
-                set_aside(directory, str(broken))
+                set_aside(directory, str(broken), kept_broken)
             except OSError as error:
                 raise ShardUnusableError(f"cannot set {directory.name} aside: {error}") from error
             return cls._create(directory, dimension, distance, hnsw_from)
@@ -124,6 +129,9 @@ class EdgeCollection:
             raise ShardUnusableError(f"cannot open {directory.name}: {error}") from error
         try:
             collection = cls(directory, manifest, shard, hnsw_from=hnsw_from)
+            if deleted:
+                collection.traces.deleted()
+                collection.traces.note()
             collection.journal.renew()  # what was in it is flushed
             collection.sweep()
             (directory / OPENING).unlink(missing_ok=True)
@@ -171,6 +179,7 @@ class EdgeCollection:
     def delete(self, ids: list[int]) -> None:
         """Apply; on disk only when the journal has it or after the next flush."""
         self._touch(ids)
+        self.traces.deleted()
         self.shard.update(edge.UpdateOperation.delete_points([*ids]))
 
     def _touch(self, ids: list[int]) -> None:
@@ -190,6 +199,7 @@ class EdgeCollection:
     def note_copy(self) -> None:
         """A copy of the flushed files is about to be taken: `touched` and `changed` begin there."""
         self.touched = set()
+        self.traces.copy_begins()
         self._before_copy = self._changed
         self._changed = set()
 
@@ -207,6 +217,7 @@ class EdgeCollection:
     def flush(self) -> None:
         """Put all that was applied on disk, and begin the journal anew; not while it is being synced."""
         self.shard.flush()
+        self.traces.note()
         self.journal.renew()
         self._note_changed()
 
@@ -299,8 +310,8 @@ def read_manifest(directory: Path) -> Manifest | None:
         raise BrokenShardError(f"manifest: {error}") from error
 
 
-def redo(shard: edge.EdgeShard, directory: Path) -> None:
-    """Apply what the journals hold, see that it was taken, and flush it.
+def redo(shard: edge.EdgeShard, directory: Path) -> bool:
+    """Apply what the journals hold, see that it was taken, and flush it; answers whether points were deleted by it.
 
     An engine whose own log was damaged ignores updates without a word: it takes them for older ones.
 
@@ -329,6 +340,7 @@ def redo(shard: edge.EdgeShard, directory: Path) -> None:
     if not taken:
         shard.close()
         raise BrokenShardError("the shard ignores updates")
+    return None in expected.values()
 
 
 def _count_opening(directory: Path) -> None:
@@ -353,29 +365,12 @@ def _noted_number(path: Path) -> int:
     return int(noted) if noted.isdigit() else 0
 
 
-def set_aside(directory: Path, reason: str) -> Path:
-    """Move a broken collection out of the way, keeping the newest few for people to look at."""
-    numbers = [int(path.name.rpartition("-")[2]) for path in _broken(directory)]
-    target = directory.with_name(f"{directory.name}.broken-{max(numbers, default=0) + 1}")
-    directory.rename(target)
-    (target / "reason").write_text(reason + "\n")
-    sync_directory(directory.parent)
-    for path in sorted(_broken(directory), key=lambda path: int(path.name.rpartition("-")[2]))[:-KEPT_BROKEN]:
-        shutil.rmtree(path, ignore_errors=True)
-    return target
-
-
 def remove_collection(directory: Path) -> None:
     """Remove a collection that is not open; a crash in the middle leaves a fragment without a manifest."""
     (directory / MANIFEST).unlink(missing_ok=True)
     if directory.is_dir():
         sync_directory(directory)
         shutil.rmtree(directory)
-
-
-def _broken(directory: Path) -> list[Path]:
-    pattern = re.compile(re.escape(directory.name) + r"\.broken-[0-9]+")
-    return [path for path in directory.parent.iterdir() if pattern.fullmatch(path.name)]
 
 
 def _id(point: edge.Point | edge.Record | edge.ScoredPoint) -> int:

@@ -44,11 +44,13 @@ class EmbeddedIndex:
         *,
         on_up: Callable[[], None] | None = None,
         on_running: Callable[[bool], None] | None = None,
+        secure_delete: bool = False,
         child_module: str = SHARD_PROCESS,
     ) -> None:
         """`on_up` is called whenever the child has come up, with whatever it still holds; `on_running` then and
-        when it went away.
+        when it went away. `secure_delete`: what was deleted leaves the files too, see `erased`.
         """
+        self._seen = asyncio.Event()  # set, and made anew, when the child has told how it is doing
         self._on_up = on_up
         self._timeout_s = config.call_timeout_s
         self._clock = clock
@@ -61,7 +63,7 @@ class EmbeddedIndex:
         self._child = ChildProcess(
             "index",
             child_module,
-            [str(directory), str(config.rebuild_after)],
+            [str(directory), str(config.rebuild_after), "secure" if secure_delete else "plain"],
             on_started=self._open_again,
             on_running=on_running,
         )
@@ -147,6 +149,18 @@ class EmbeddedIndex:
         (count,) = await self._call("count", {"collection": collection})
         return int(count)
 
+    async def erased(self) -> None:
+        """Return when nothing of a deleted point is left in the files; only with `secure_delete`.
+
+        Every collection is written anew when nothing was deleted from it for a little while.
+        """
+        while True:
+            seen = self._seen  # taken before the question: news that comes after it wakes us
+            with contextlib.suppress(IndexUnavailable):  # it will be back
+                if not await self._call("erasing", {}):
+                    return
+            await seen.wait()
+
     def health(self) -> IndexHealth:
         """The state as last seen."""
         child = self._child
@@ -178,6 +192,8 @@ class EmbeddedIndex:
                 continue
             self._resident_bytes = seen["resident_bytes"]
             self._note_rebuilds(seen["state"])
+            self._seen.set()
+            self._seen = asyncio.Event()
 
     def _note_rebuilds(self, state: dict[str, Any]) -> None:
         before, self._rebuilds = self._rebuilds, state

@@ -25,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import qdrant_edge as edge
@@ -33,6 +34,7 @@ from nexusd.index.background import Background, Then
 from nexusd.index.durable import sync_tree
 from nexusd.index.edge_collection import EdgeCollection
 from nexusd.index.edge_shard import BrokenShardError, ShardUnusableError, load_shard
+from nexusd.index.rebuild_process import copy_beside
 
 REBUILD_PROCESS = "nexusd.index.rebuild_process"
 CARRIED_AT_ONCE = 48  # points carried over in one step: 2 to 6 ms at 384 dimensions
@@ -47,8 +49,12 @@ class RebuildFailedError(Exception):
 class Rebuild:
     """One attempt. Readable `descriptor`: call `listen`; `wants_to_step`: call `step`."""
 
-    def __init__(self, collection: EdgeCollection, background: Background, reached: Reached) -> None:
+    def __init__(
+        self, collection: EdgeCollection, background: Background, reached: Reached, *, anew: bool = False
+    ) -> None:
+        """`anew`: nothing that was deleted is in the new shard's files; else they are those of the old one, merged."""
         self.collection = collection
+        self._anew = anew
         self.holds_updates = False
         self.done = False
         self._background = background
@@ -61,9 +67,9 @@ class Rebuild:
         number = int(collection.manifest.shard.rpartition("-")[2]) + 1
         self._manifest = msgspec.structs.replace(collection.manifest, shard=f"shard-{number}")
         self._place = collection.directory / self._manifest.shard
-        shutil.rmtree(self._place, ignore_errors=True)  # of an attempt that failed
+        self._remove_attempt()  # one that failed
         arguments = [collection.place, self._place, collection.manifest.dimension]
-        arguments += [collection.manifest.distance, collection.hnsw_from]
+        arguments += [collection.manifest.distance, collection.hnsw_from, "anew" if anew else "optimise"]
         self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
             [sys.executable, "-m", REBUILD_PROCESS, *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -187,12 +193,19 @@ class Rebuild:
         self.holds_updates = False
         self.done = True
         self._reached("adopted")
-        self._background.run(partial(shutil.rmtree, old_place, ignore_errors=True), self._after_removing)
+        remove = partial(shutil.rmtree, old_place, ignore_errors=True)
+        self._background.run(remove, partial(self._after_removing, old_place))
         self._close_pipes()
 
-    def _after_removing(self, _error: BaseException | None) -> None:
+    def _after_removing(self, old_place: Path, _error: BaseException | None) -> None:
         """What is left of it, if anything, is swept at the next opening."""
+        if self._anew and not old_place.exists():
+            self.collection.traces.erased()
         self._reached("removed")
+
+    def _remove_attempt(self) -> None:
+        for place in (self._place, copy_beside(self._place)):
+            shutil.rmtree(place, ignore_errors=True)
 
     def _carry(self, shard: edge.EdgeShard, ids: list[int]) -> None:
         """Make these points in the built shard what they are in the old one."""
@@ -219,7 +232,7 @@ class Rebuild:
         self._close_pipes()
         if self._shard is not None:
             self._shard.close()
-        shutil.rmtree(self._place, ignore_errors=True)
+        self._remove_attempt()
 
     def _close_pipes(self) -> None:
         self._to.close()

@@ -15,6 +15,8 @@ from nexusd.index.background import Background
 from nexusd.index.edge_collection import EdgeCollection
 from nexusd.index.rebuild import Reached, Rebuild, RebuildFailedError
 
+ERASE_AFTER_S = 2.0  # without a further delete: those of one tidying up share a rebuild
+ERASE_WITHIN_S = 30.0  # however many come
 FIRST_RETRY_S = 60.0  # a failure is mostly a full disk: it does not pass in seconds
 MAX_RETRY_S = 3600.0
 
@@ -23,8 +25,13 @@ class RebuildSchedule:
     """Starts rebuilds, walks the running one through its steps, and tells what it is doing."""
 
     def __init__(
-        self, channel: ChildChannel, background: Background, rebuild_after: int, reached: Reached
+        self, channel: ChildChannel, background: Background, rebuild_after: int, reached: Reached, *,
+        secure: bool = False,
     ) -> None:
+        """`secure`: what was deleted is to leave the files, so a collection is written anew after deletes."""
+        self._secure = secure
+        self._rests_until_s: dict[str, float] = {}
+        self._began_s = 0.0
         self._channel = channel
         self._background = background
         self._rebuild_after = rebuild_after
@@ -62,14 +69,36 @@ class RebuildSchedule:
         if self._running is not None or time.monotonic() < self._not_before_s:
             return
         for collection in collections:
-            if collection.changed >= self._rebuild_after:
+            if collection.changed >= self._rebuild_after or self._due_in_s(collection) == 0:
+                self._began_s = time.monotonic()
                 try:
-                    self._running = Rebuild(collection, self._background, self._reached)
+                    self._running = Rebuild(collection, self._background, self._reached, anew=self._secure)
                 except OSError as error:
                     self._failed(str(error))
                     return
                 self._listen_to(self._running)
                 return
+
+    def _due_in_s(self, collection: EdgeCollection) -> float | None:
+        """Seconds until the collection is to be written anew for what was deleted; None if it need not."""
+        if not self._secure or not collection.traces.left:
+            return None
+        rests_until_s = self._rests_until_s.get(collection.name, 0.0)
+        traces = collection.traces
+        asked_s = min(traces.last_s + ERASE_AFTER_S, traces.first_s + ERASE_WITHIN_S)
+        due_s = max(asked_s, rests_until_s, self._not_before_s)
+        return max(0.0, due_s - time.monotonic())
+
+    def due_in_s(self, collections: Iterable[EdgeCollection]) -> float | None:
+        """Seconds until one of them is, if nothing runs and nothing else happens; None if none need be."""
+        if self._running is not None:
+            return None
+        waits = (self._due_in_s(collection) for collection in collections)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def erasing(self, collections: Iterable[EdgeCollection]) -> list[str]:
+        """Those whose files hold something that was deleted, where that is to be mended."""
+        return sorted(each.name for each in collections if self._secure and each.traces.left)
 
     @property
     def about_to_copy(self) -> bool:
@@ -116,6 +145,9 @@ class RebuildSchedule:
             self._running = None
             self._finished += 1
             self._failure = ""
+            now_s = time.monotonic()
+            # one that is deleted from all the time is not rebuilt all the time
+            self._rests_until_s[running.collection.name] = now_s + (now_s - self._began_s)
             self._retry_delay_s = FIRST_RETRY_S
 
     def _failed(self, reason: str) -> None:

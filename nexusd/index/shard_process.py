@@ -4,7 +4,8 @@ Owns the order of work. A turn answers all reads that wait, then does one short 
 of an update, a flush, or a step of a rebuild; so no search waits for more than one such piece. Knows no
 vector arithmetic and nothing of the daemon's rows.
 
-Started as `python -m nexusd.index.shard_process FD DIRECTORY REBUILD_AFTER`. Ends when the daemon closes
+Started as `python -m nexusd.index.shard_process FD DIRECTORY REBUILD_AFTER DELETES`, where DELETES is `secure` or
+`plain`. Ends when the daemon closes
 the pipe (everything flushed), or with 70 when a write fails in a way that leaves the state in doubt.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from nexusd.child_channel import ChildChannel, become_child
 from nexusd.index.background import Background
+from nexusd.index.broken import KEPT_BROKEN, remove_broken
 from nexusd.index.edge_collection import (
     EdgeCollection,
     SpecMismatchError,
@@ -44,6 +46,7 @@ class ShardServer:
         directory: Path,
         *,
         rebuild_after: int,
+        secure: bool = False,
         reached: Reached = lambda step: None,
     ) -> None:
         self._channel = channel
@@ -53,7 +56,8 @@ class ShardServer:
         self._hnsw_from = max(1, rebuild_after // 2)
         self._background = Background()
         self._updates = Updates(channel, self._background)
-        self._rebuilds = RebuildSchedule(channel, self._background, rebuild_after, reached)
+        self._kept_broken = 0 if secure else KEPT_BROKEN
+        self._rebuilds = RebuildSchedule(channel, self._background, rebuild_after, reached, secure=secure)
         self._reads: deque[Request] = deque()
         self._writes: deque[Request] = deque()
         self._watches: deque[Request] = deque()
@@ -76,7 +80,9 @@ class ShardServer:
         """How long to wait for a request: not at all, until something is due, or for ever."""
         if self._reads or self._may_write or self._rebuilds.wants_to_step:
             return 0.0
-        waits = [self._updates.due_in_s(self._last_asked_s)]
+        waits = [
+            self._updates.due_in_s(self._last_asked_s), self._rebuilds.due_in_s(self._collections.values()),
+        ]
         if self._watches:
             waits.append(max(0.0, self._watch_until_s - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
@@ -159,6 +165,10 @@ class ShardServer:
         request.found = [self._collection(request.payload["collection"]).count()]
         return True
 
+    def _erasing(self, request: Request) -> bool:
+        request.found = self._rebuilds.erasing(self._collections.values())
+        return True
+
     # writes, in their order
 
     def _begin(self, request: Request) -> None:
@@ -202,7 +212,8 @@ class ShardServer:
             self._empty[name] = empty
         else:
             self._collections[name] = EdgeCollection.open(
-                directory, dimension=dimension, distance=distance, hnsw_from=self._hnsw_from
+                directory, dimension=dimension, distance=distance, hnsw_from=self._hnsw_from,
+                kept_broken=self._kept_broken,
             )
 
     def _filled(self, name: str) -> EdgeCollection:
@@ -245,7 +256,7 @@ class ShardServer:
         """Answer those who want to know of a change, or who have waited as long as they wanted."""
         if not self._watches:
             return
-        state = self._rebuilds.state()
+        state = self._rebuilds.state() | {"erasing": self._rebuilds.erasing(self._collections.values())}
         due = time.monotonic() >= self._watch_until_s
         for request in [each for each in self._watches if due or each.payload["seen"] != state]:
             self._watches.remove(request)
@@ -262,6 +273,7 @@ READS: dict[str, Callable[[ShardServer, Request], bool]] = {
     "search": ShardServer._search,
     "scroll": ShardServer._scroll,
     "count": ShardServer._count,
+    "erasing": ShardServer._erasing,
 }
 CHANGES: dict[str, Callable[[ShardServer, dict[str, Any]], Any]] = {
     "ensure": ShardServer._ensure,
@@ -275,7 +287,10 @@ def main(reached: Reached = lambda step: None) -> None:
     channel = ChildChannel(int(sys.argv[1]))
     directory = Path(sys.argv[2])
     directory.mkdir(parents=True, exist_ok=True)
-    ShardServer(channel, directory, rebuild_after=int(sys.argv[3]), reached=reached).run()
+    secure = sys.argv[4] == "secure"
+    if secure:
+        remove_broken(directory)
+    ShardServer(channel, directory, rebuild_after=int(sys.argv[3]), secure=secure, reached=reached).run()
 
 
 if __name__ == "__main__":

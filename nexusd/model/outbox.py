@@ -96,6 +96,10 @@ class WaitOutbox(Params, frozen=True, kw_only=True):
     through_seq: Annotated[
         Seq | None, Meta(description="outboxSeq of a delete's receipt: wait for the deletes queued up to it alone.")
     ] = None
+    erased: Annotated[
+        bool,
+        Meta(description="With throughSeq: also until nothing of what was deleted is in a file. Needs secureDelete."),
+    ] = False
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000, description="How long to wait at most.")] = 10_000
 
     def __post_init__(self) -> None:
@@ -104,14 +108,20 @@ class WaitOutbox(Params, frozen=True, kw_only=True):
             raise ValueError("expected `collection` beside `rowIds`")
         if self.through_seq is not None and self.collection is not None:
             raise ValueError("expected `throughSeq` without `collection` and `rowIds`")
+        if self.erased and self.through_seq is None:
+            raise ValueError("expected `throughSeq` beside `erased`")
 
 
 class WaitedOutbox(Struct, frozen=True, kw_only=True, rename="camel"):
-    """What outbox.wait answers: done, or what is still pending or dead when the time was up."""
+    """What outbox.wait answers: done, or what is still pending or dead when the time was up.
+
+    `erased`, where that was asked: whether what was deleted has left the files of the database and of the index.
+    """
 
     done: bool
     pending: int
     dead: int
+    erased: bool | None = None
 
 
 class RetryOutbox(Mutation, frozen=True, kw_only=True):

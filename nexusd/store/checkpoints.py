@@ -1,10 +1,12 @@
 """When the WAL goes back into the database.
 
-Owns the count of WAL pages and the sizes at which to act. Runs on the writer's thread, between commits.
-Knows nothing of requests.
+Owns the count of WAL pages, the sizes at which to act, and how soon a secure delete leaves the WAL. Runs on the
+writer's thread, between commits. Knows nothing of requests.
 """
 
 from __future__ import annotations
+
+import time
 
 import apsw
 
@@ -13,6 +15,7 @@ from nexusd.store.connection import BUSY_TIMEOUT_MS, Connection
 PASSIVE_BYTES = 4 * 1024 * 1024     # long enough that pages written again and again are copied once
 TRUNCATE_BYTES = 64 * 1024 * 1024   # readers kept a passive checkpoint from finishing: insist a little
 TRUNCATE_WAIT_MS = 50               # how long writes may wait for readers then
+ERASE_WITHIN_S = 0.5                # deletes that follow one another share a checkpoint
 
 
 class Checkpointer:
@@ -24,6 +27,7 @@ class Checkpointer:
         self._pages = 0                 # in the WAL after the last commit
         self._pages_at_checkpoint = 0
         self._truncated = False
+        self._deleted_s = 0.0           # since when the WAL may hold something that was deleted for good; 0: nothing
         connection.set_wal_hook(self._committed)
 
     def _committed(self, _connection: Connection, _name: str, pages: int) -> int:
@@ -38,8 +42,20 @@ class Checkpointer:
         """What the WAL holds, as of the last commit."""
         return self._pages * self._page_size
 
+    @property
+    def erasing(self) -> bool:
+        """Whether something is left in the WAL, or will be with the next commit, that was deleted for good."""
+        return self._deleted_s > 0
+
+    def note_deletion(self) -> None:
+        """Something is being deleted for good: cut the WAL soon after its commit."""
+        self._deleted_s = self._deleted_s or time.monotonic()
+
     def when_due(self) -> None:
         """After a commit: copy what is there if it has grown enough since the last time."""
+        if self.erasing and time.monotonic() >= self._deleted_s + ERASE_WITHIN_S:
+            self.truncate()
+            return
         grown = (self._pages - self._pages_at_checkpoint) * self._page_size
         if grown < PASSIVE_BYTES:
             return
@@ -50,7 +66,7 @@ class Checkpointer:
 
     def when_idle(self) -> None:
         """With nothing to write: leave an empty WAL, so that a start has nothing to recover."""
-        if not self._truncated:
+        if self.erasing or not self._truncated:
             self.truncate()
 
     def truncate(self) -> None:
@@ -60,8 +76,11 @@ class Checkpointer:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._pages = self._pages_at_checkpoint = 0
             self._truncated = True
+            self._deleted_s = 0.0
         except apsw.BusyError:          # a reader is long at it; the next turn tries again
             self._pages_at_checkpoint = self._pages
+            if self.erasing:
+                self._deleted_s = time.monotonic()  # not with every commit until then
         finally:
             self._db.set_busy_timeout(BUSY_TIMEOUT_MS)
 

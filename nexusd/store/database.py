@@ -25,6 +25,7 @@ from nexusd.store.connection import NOT_NOW, Connection, open_reader, open_write
 from nexusd.store.idempotency import Receipt, once
 from nexusd.store.migrations import BeforeMigration, load_migrations, migrate
 from nexusd.store.readers import Readers
+from nexusd.store.secure_delete import apply_secure_delete
 from nexusd.store.slices import Cascade, Slice, delete_slice_once
 from nexusd.store.writer import Writer, WriterProgress
 
@@ -109,6 +110,7 @@ class Database:
         try:
             self._connection = open_writer(self.path, self._config.synchronous, self._vfs)
             migrate(self._connection, migrations, self._before_migration)
+            apply_secure_delete(self._connection, self._note_deletion, secure=self.secure)
             self._schema_version = len(migrations)
             self._peeking = open_reader(self.path, self._vfs)
             self._identity = _identity(self.path)
@@ -200,6 +202,18 @@ class Database:
         if self._peeking is None:
             raise RuntimeError("the database is not open")
         return function(self._peeking, *args, **kwargs)
+
+    @property
+    def secure(self) -> bool:
+        """Whether deletes leave nothing behind."""
+        return self._config.secure_delete
+
+    async def erased(self) -> None:
+        """Return when nothing that was deleted is left in the database's files; only where deletes are secure."""
+        await self._open_writer().erased()
+
+    def _note_deletion(self) -> None:
+        self._open_writer().note_deletion()
 
     def in_place(self) -> bool:
         """Whether the path still names the file that is open. If not, writes go where nobody finds them again."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from nexusd.errors import IdempotencyMismatch
+from nexusd.errors import IdempotencyMismatch, ReplyErased
 from nexusd.store.batch import Groupable
 from nexusd.store.connection import Connection
 from nexusd.store.values import in_powers_of_two, placeholders
@@ -64,9 +64,14 @@ def kept_reply(db: Connection, receipt: Receipt, now_ms: int) -> msgspec.Raw | N
 
     Raises:
         IdempotencyMismatch: the key was used for another method or other parameters.
+        ReplyErased: it was done, and what it answered was deleted for good.
     """
     row = _receipt(db, receipt, now_ms)
-    return None if row is None or row[4] is not None else msgspec.Raw(row[2])
+    if row is None or row[4] is not None:
+        return None
+    if not row[2]:
+        raise ReplyErased
+    return msgspec.Raw(row[2])
 
 
 def kept_unfinished(db: Connection, receipt: Receipt, now_ms: int) -> bytes | None:

@@ -76,6 +76,7 @@ class Writer:
         # touched on the loop's thread only
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._erased = asyncio.Event()      # set, and made anew, when the WAL was cut
         self._gathering: list[Request] = []
         self._unanswered = 0
         self._closing = False
@@ -128,6 +129,22 @@ class Writer:
         if self._gathering:
             self._handed_over.put(self._gathering)
             self._gathering = []
+
+    def note_deletion(self) -> None:
+        """A write is deleting something for good. On the writer's thread."""
+        self._checkpointer.note_deletion()
+
+    async def erased(self) -> None:
+        """Return when nothing is left in the WAL that was deleted for good."""
+        while True:
+            erased = self._erased       # taken before the look: a cut that comes after it wakes us
+            if not self._checkpointer.erasing:
+                return
+            await erased.wait()
+
+    def _announce_erased(self) -> None:
+        self._erased.set()
+        self._erased = asyncio.Event()
 
     async def close(self) -> None:
         """Write all that was queued, checkpoint, end the thread. The connection stays open."""
@@ -267,8 +284,11 @@ class Writer:
         self._tell(self._answer, batch)
 
     def _checkpoint(self, checkpoint: Callable[[], None]) -> None:
+        erasing = self._checkpointer.erasing
         try:
             checkpoint()
+            if erasing and not self._checkpointer.erasing:
+                self._tell(self._announce_erased)
         except (apsw.FullError, apsw.IOError) as error:
             self._note(error)
         except apsw.Error as error:  # the WAL keeps what it has; the next one tries again

@@ -75,3 +75,6 @@ CREATE INDEX outbox_next_deletes ON outbox_next (seq) WHERE op = 'delete';
 
 -- A delete in slices keeps what went so far under its caller's key; null where the reply is kept.
 ALTER TABLE idempotency ADD COLUMN unfinished BLOB;
+
+-- The kept replies that hold anything, by method: a secure delete empties those that may speak of what it deletes.
+CREATE INDEX idempotency_kept ON idempotency (method) WHERE length(reply) > 0;

@@ -1,7 +1,8 @@
 """The index's child, made to die: at a step of a rebuild, or whenever it opens a poisoned shard.
 
 Started in place of nexusd.index.shard_process, with the same arguments; so the production code has named
-steps and no switches. NEXUSD_TEST_DIES_AT names the step; it dies there once, then lives.
+steps and no switches. NEXUSD_TEST_DIES_AT names the step; it dies there once, then lives. NEXUSD_TEST_ERASE_AFTER_S
+is how long it waits after a delete before it erases.
 """
 
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import qdrant_edge
 
-from nexusd.index import edge_collection, edge_shard
+from nexusd.index import edge_collection, edge_shard, rebuild_schedule
 from nexusd.index.shard_process import main
 
 
@@ -32,4 +33,5 @@ def load_poisoned(place: Path) -> qdrant_edge.EdgeShard:
 
 if __name__ == "__main__":
     edge_collection.load_shard = load_poisoned
+    rebuild_schedule.ERASE_AFTER_S = float(os.environ.get("NEXUSD_TEST_ERASE_AFTER_S", rebuild_schedule.ERASE_AFTER_S))
     main(reached)
