@@ -35,6 +35,7 @@ SEARCH_EF = 128  # candidates looked at on the way
 EXACT_BELOW = 10_000  # points that pass a filter up to which all are compared
 # A body is encoded in one piece by the loop's own thread: 5 ms for this many numbers, and a megabyte.
 NUMBERS_IN_A_REQUEST = 32_768
+MAX_RETRY_AFTER_S = 3600  # one that asks for more is asked once an hour
 TOLD_CHARACTERS = 200  # of what a server says
 # Writes go through one replica that orders them; on a single node it is no difference.
 ORDERING = models.WriteOrdering.MEDIUM
@@ -259,7 +260,8 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
     except QdrantException as error:  # 429 with a time to come back; of its own kind if the time is a number
         after_s = error.retry_after_s if isinstance(error, ResourceExhaustedResponse) else 0
         raise IndexUnavailable(
-            "the server takes no more requests now (429)", retry_after_ms=max(0, after_s) * 1000 or None
+            "the server takes no more requests now (429)",
+            retry_after_ms=min(max(0, after_s), MAX_RETRY_AFTER_S) * 1000 or None,
         ) from error
     except ResponseHandlingException as error:
         raise _unreachable(error.source) from error

@@ -311,7 +311,7 @@ class OutboxWorker:
 
     def _index_failed(self, error: IndexUnavailable | DimensionMismatch) -> None:
         self._prepared = False
-        pause_s = self.index_breaker.failed(error.message)
+        pause_s = self.index_breaker.failed(error.message, at_least_s=(error.retry_after_ms or 0) / 1000)
         self._log.warning("index unavailable", reason=error.message, retry_in_s=round(pause_s, 1))
 
     def _index_answers(self) -> None:
