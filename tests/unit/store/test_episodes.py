@@ -82,10 +82,10 @@ def test_ids_are_never_used_twice(db: Connection, session: Session) -> None:
 
 def test_vector_says_what_the_outbox_owes(db: Connection, session: Session) -> None:
     one, two = (insert_episode(db, new(session), 1) for _ in range(2))
-    entries = claim_batch(db, 10, 10**15, 0, ["episodes"])
+    entries = {entry.row_id: entry for entry in claim_batch(db, 10, 10**15, 0, ["episodes"])}
     assert select_episode(db, one.id).vector == "pending"
-    finish_batch(db, entries[:1])
-    bury(db, entries[1], "bad_content", "why")
+    finish_batch(db, [entries[one.id]])
+    bury(db, entries[two.id], "bad_content", "why")
     assert [select_episode(db, e.id).vector for e in (one, two)] == ["indexed", "dead"]
 
 

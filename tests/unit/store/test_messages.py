@@ -89,10 +89,10 @@ def test_ids_are_never_used_twice(db: Connection, chat: Conversation) -> None:
 
 def test_vector_says_what_the_outbox_owes(db: Connection, chat: Conversation) -> None:
     one, two = (insert_message(db, new(chat), 1) for _ in range(2))
-    entries = claim_batch(db, 10, 10**15, 0, ["messages"])
+    entries = {entry.row_id: entry for entry in claim_batch(db, 10, 10**15, 0, ["messages"])}
     assert select_message(db, one.id).vector == "pending"
-    finish_batch(db, entries[:1])
-    bury(db, entries[1], "bad_content", "why")
+    finish_batch(db, [entries[one.id]])
+    bury(db, entries[two.id], "bad_content", "why")
     assert [select_message(db, m.id).vector for m in (one, two)] == ["indexed", "dead"]
 
 
