@@ -242,6 +242,7 @@ class ServerIndex:
         """Look at the server for as long as the daemon runs."""
         while True:
             self._look_now.clear()
+            was_up = self._up
             try:
                 lost = await self._look()
             except IndexUnavailable as error:
@@ -252,7 +253,8 @@ class ServerIndex:
                 self._failures += 1
                 self._went_down(type(error).__name__)
             else:
-                self._came_up(lost=lost)
+                if self._up or not was_up:  # else a call has failed meanwhile, and this look may be older than that
+                    self._came_up(lost=lost)
             self._tried.set()
             if self._up:
                 with contextlib.suppress(TimeoutError):

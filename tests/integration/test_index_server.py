@@ -12,11 +12,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fakes.clock import ManualClock
 from fakes.proxy import Proxy
 from fakes.qdrant_server import FakeQdrant
+from harness.server_index import InMemoryClient, in_memory_index
 from qdrant_client import models
+from qdrant_client.http.exceptions import ResponseHandlingException
 
 from nexusd.clock import SystemClock
 from nexusd.config import IndexConfig, IndexTlsConfig
@@ -163,6 +166,43 @@ async def test_a_server_that_answers_small_questions_alone_is_asked_ever_more_ra
             with pytest.raises(IndexUnavailable):
                 await index.upsert(SPEC.name, [point(1)])
         assert asyncio.get_running_loop().time() - began > 0.2 + 0.4 + 0.8
+
+
+class SlowToGreet(InMemoryClient):
+    """Greets when it is let, and loses every write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let, self.asked = asyncio.Event(), asyncio.Event()
+        self.let.set()
+
+    async def info(self, **kwargs: Any) -> models.VersionInfo:
+        self.asked.set()
+        await self.let.wait()
+        return models.VersionInfo(title="qdrant", version="1.17.0")
+
+    async def upsert(self, *args: Any, **kwargs: Any) -> models.UpdateResult:
+        raise ResponseHandlingException(httpx.ReadError("broken off"))
+
+
+async def test_a_look_that_began_before_a_call_failed_does_not_find_the_server_back() -> None:
+    client = SlowToGreet()
+    index = in_memory_index(client, IndexConfig(backend="server", check_interval_s=0.1))
+    await index.start()
+    await index.ensure(SPEC)
+    client.let.clear()
+    client.asked.clear()
+    async with asyncio.timeout(20):
+        await client.asked.wait()
+        with pytest.raises(IndexUnavailable):
+            await index.upsert(SPEC.name, [point(1)])
+        client.asked.clear()
+        client.let.set()
+        while not client.asked.is_set():
+            assert not index.health().available
+            await asyncio.sleep(0)
+        await until(lambda: index.health().available)
+    await index.close()
 
 
 async def test_a_stall_is_noticed_while_nobody_asks(fake: FakeQdrant) -> None:
