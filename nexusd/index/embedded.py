@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,9 @@ class EmbeddedIndex:
                 if not await self._call("erasing", {}):
                     return
             await seen.wait()
+
+    async def publish(self, names: Mapping[str, str]) -> None:
+        """Nobody else can read it."""
 
     def health(self) -> IndexHealth:
         """The state as last seen."""

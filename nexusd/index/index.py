@@ -118,5 +118,12 @@ class Index(Protocol):
     async def count(self, collection: str) -> int:
         """How many points the collection holds, exactly."""
 
+    async def publish(self, names: Mapping[str, str]) -> None:
+        """Let other readers of the index find collections under these names, all of them from the same moment on.
+
+        Where there are no other readers it does nothing. A name that cannot be given is told, and is no error: nothing
+        here goes by it.
+        """
+
     def health(self) -> IndexHealth:
         """The state as last seen; never waits."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ import structlog
 
 from nexusd.clock import Clock
 from nexusd.config import DEFAULT_INDEX_URL, IndexConfig, is_loopback
-from nexusd.errors import DimensionMismatch, IndexUnavailable
+from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
 from nexusd.index.filters import Filter
 from nexusd.index.identity import check_name, check_spec, checked_id
 from nexusd.index.index import CollectionSpec, Hit, IndexHealth, Point, PointVersion, Vector
@@ -172,6 +172,20 @@ class ServerIndex:
         """How many points the collection holds, exactly."""
         self._held(collection)
         return await self._ask(lambda calls: calls.count(collection), self._config.call_timeout_s)
+
+    async def publish(self, names: Mapping[str, str]) -> None:
+        """Let the names be aliases of these collections; a name that cannot be one is told.
+
+        Raises:
+            IndexUnavailable: the server is away.
+        """
+        try:
+            await self._ask(lambda calls: calls.publish(names), self._config.call_timeout_s)
+        except Unreachable:
+            raise
+        except (BadContent, IndexUnavailable) as error:  # a key that may not, a collection of that very name
+            if self._up:
+                self._log.warning("the aliases of the index's collections cannot be set", reason=error.message)
 
     def health(self) -> IndexHealth:
         """The state as last seen."""

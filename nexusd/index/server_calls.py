@@ -10,7 +10,7 @@ import math
 import re
 import ssl
 from array import array
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx
@@ -241,6 +241,16 @@ class ServerCalls:
             )
         )
         return [PointVersion(record.id, _version(record.payload)) for record in records if isinstance(record.id, int)]
+
+    async def publish(self, names: Mapping[str, str]) -> None:
+        """Let every name be an alias of its collection, whatever it was before: one change, which nobody sees half."""
+        changes: list[models.AliasOperations] = []
+        for name, collection in names.items():
+            alias = self._named(name)
+            changes.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+            made = models.CreateAlias(alias_name=alias, collection_name=self._named(collection))
+            changes.append(models.CreateAliasOperation(create_alias=made))
+        await _asked(self._client.update_collection_aliases(changes))
 
     async def count(self, name: str) -> int:
         """How many points there are, exactly."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
 from nexusd.index.filters import Filter, passes
@@ -22,6 +22,7 @@ class FakeIndex:
         self.upserts: list[list[int]] = []
         self.before_upsert: asyncio.Event | None = None  # an upsert under way waits for it
         self.upsert_began = asyncio.Event()
+        self.names: dict[str, str] = {}  # as published
         self._specs: dict[str, CollectionSpec] = {}
         self._points: dict[str, dict[int, Point]] = {}
 
@@ -84,6 +85,10 @@ class FakeIndex:
 
     async def count(self, collection: str) -> int:
         return len(self._held(collection))
+
+    async def publish(self, names: Mapping[str, str]) -> None:
+        self._check_up()
+        self.names = dict(names)
 
     def health(self) -> IndexHealth:
         return IndexHealth(available=not self.down, detail="down" if self.down else "",

@@ -130,6 +130,10 @@ class FakeQdrant:
         """Be again as it was then; payload indexes are counted as there."""
         self._local.collections = copy.deepcopy(snapshot)
 
+    def aliases(self) -> dict[str, str]:
+        """Collection by alias."""
+        return dict(self._local.aliases)
+
     def indexes(self, name: str) -> set[str]:
         """The payload indexes of a collection."""
         return self._indexes.setdefault(name, set())
@@ -266,6 +270,13 @@ class FakeQdrant:
         )
         return {"points": [point.model_dump(mode="json") for point in points], "next_page_offset": following}
 
+    async def _alias(self, _name: str, body: Any) -> Any:
+        asked = models.ChangeAliasesOperation(**body)
+        try:
+            return await self._local.update_collection_aliases(asked.actions)
+        except ValueError as error:
+            raise Refused(409, f"Wrong input: {error}") from None
+
     async def _count(self, name: str, _body: Any) -> Any:
         return await self._local.count(self._known(name), exact=True)
 
@@ -284,6 +295,7 @@ HANDLERS: dict[str, Handler] = {
     "query": FakeQdrant._query,
     "scroll": FakeQdrant._scroll,
     "count": FakeQdrant._count,
+    "alias": FakeQdrant._alias,
 }
 ROUTES = {
     ("GET", ""): "read",
@@ -306,6 +318,8 @@ def _operation(method: str, path: str) -> tuple[str, str]:
         return "greet", ""
     if (method, parts) == ("GET", ["collections"]):
         return "list", ""
+    if (method, parts) == ("POST", ["collections", "aliases"]):
+        return "alias", ""
     assert parts[0] == "collections", f"nexusd asks for nothing else: {method} {path}"
     return ROUTES[method, "/".join(parts[2:])], unquote(parts[1])
 

@@ -106,6 +106,19 @@ async def test_a_point_is_found_by_its_own_vector_with_its_version(index: Index)
     assert best.score == pytest.approx(1.0, abs=1e-4)
 
 
+async def test_names_for_other_readers_are_given_and_given_again_and_change_nothing_here(index: Index) -> None:
+    other = CollectionSpec("episodes-3c4d", DIMENSION)
+    await index.ensure(other)
+    await index.upsert(SPEC.name, [point(1)])
+    for target in (SPEC.name, SPEC.name, other.name):
+        await index.publish({"episodes": target})
+        assert await versions(index) == {1: 1}
+        assert await versions(index, other.name) == {}
+    await index.drop(SPEC.name)
+    await index.publish({"episodes": other.name})
+    assert set(index.health().incarnations) == {other.name}
+
+
 async def test_hits_are_the_nearest_in_order(index: Index) -> None:
     points = [point(id_) for id_ in range(1, 400)]
     await index.upsert(SPEC.name, points)

@@ -578,3 +578,45 @@ async def test_a_large_upsert_goes_in_pieces_so_that_its_encoding_holds_nobody_u
         await index.upsert(spec.name, [Point(id_, 1, vector(id_, 768), {}) for id_ in range(1, 101)])
         assert fake.seen.count("upsert") == 3
         assert await index.count(spec.name) == 100
+
+
+# names for other readers
+
+
+async def test_a_name_is_an_alias_and_all_of_them_change_at_once(fake: FakeQdrant) -> None:
+    async with opened(fake.url) as index:
+        other = CollectionSpec("episodes-3c4d", DIMENSION)
+        await index.ensure(other)
+        await index.publish({"a": SPEC.name, "b": SPEC.name})
+        assert fake.aliases() == {"nexusd-a": f"nexusd-{SPEC.name}", "nexusd-b": f"nexusd-{SPEC.name}"}
+        await index.publish({"a": other.name, "b": other.name})
+        assert set(fake.aliases().values()) == {f"nexusd-{other.name}"}
+        assert fake.seen.count("alias") == 2
+
+
+async def test_a_name_that_cannot_be_given_is_told_and_stops_nothing(
+    fake: FakeQdrant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with opened(fake.url, call_timeout_s=1.0) as index:
+        await index.ensure(CollectionSpec("a", DIMENSION))  # somebody may have a collection of the very name
+        await index.publish({"a": SPEC.name})
+        fake.status["alias"] = (403, "Forbidden")
+        await index.publish({"b": SPEC.name})
+        fake.stalled.add("alias")
+        await index.publish({"c": SPEC.name})
+        assert fake.aliases() == {}
+        assert await versions(index) == {}
+        told = capsys.readouterr().out
+        for reason in ("already exists", "the key may not do this", "no answer within"):
+            assert reason in told
+
+
+async def test_names_wait_for_a_server_that_is_away(fake: FakeQdrant) -> None:
+    async with opened(fake.url) as index:
+        await fake.stop()
+        with pytest.raises(IndexUnavailable):
+            await index.publish({"a": SPEC.name})
+        await fake.start()
+        await until(lambda: index.health().available)
+        await index.publish({"a": SPEC.name})
+        assert fake.aliases() == {"nexusd-a": f"nexusd-{SPEC.name}"}
