@@ -47,8 +47,9 @@ class Waiting:
         while True:
             await self._until(lambda: not self._store.peek(any_owed, through_seq), ends_s - now_s())
             owed = await self._store.read(count_owed, through_seq)  # there may be many: not on the loop
-            if owed.pending == 0 or self._stopping or now_s() >= ends_s:
-                done = owed.pending == 0 and owed.dead == 0 and self._complete()
+            gone = owed.pending == 0 and self._complete()  # the index may have gone away during the look
+            if gone or self._stopping or now_s() >= ends_s:
+                done = gone and owed.dead == 0
                 return WaitedOutbox(done=done, pending=owed.pending, dead=owed.dead)
 
     async def _until(self, settled: Callable[[], bool], timeout_s: float) -> None:
