@@ -220,7 +220,7 @@ class App:
             McpServersApi(self._files.mcp_servers),
             SemanticApi(self._store, self._worker, similar, self._clock),
             VectorsApi(self._store, self._worker, similar, self._clock),
-            ImportsApi(self._store, lambda: similar.dimension),
+            ImportsApi(self._store, lambda: similar.space),
             EventsApi(self._hub),
             OutboxApi(self._store, self._worker, self._collections.logical, self._clock, self._erasing),
         ):

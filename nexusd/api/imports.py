@@ -23,28 +23,20 @@ from nexusd.wire.replies import error_object
 class ImportsApi:
     """The methods on imports."""
 
-    def __init__(self, store: Database, dimension: Callable[[], int]) -> None:
-        """`dimension` is that of the embedding model, which a caller's own vectors must have."""
+    def __init__(self, store: Database, space: Callable[[], tuple[str, int]]) -> None:
+        """`space` is the embedding model that a caller's own vectors belong to, and the dimension they must have."""
         self._store = store
-        self._dimension = dimension
+        self._space = space
 
     async def store(self, call: Call, params: StoreImports) -> Answers[ImportedRow] | msgspec.Raw:
         """Take rows in."""
         receipt = receipt_for(call, "imports.store", params)
+        model, dimension = self._space()
         rows = [
-            self._fitting(row, place, call)
+            _fitting(row, dimension, place, call)
             for place, row in enumerate(checked_items(TARGETS[params.table].row, params.items, call))
         ]
-        return await self._store.write_once(receipt, _store, rows, call.request_id, params.table)
-
-    def _fitting(self, row: Params | ItemError, place: int, call: Call) -> Params | ItemError:
-        """The row, or what is wrong with its own vector: one that the index refuses would be a dead letter."""
-        if isinstance(row, ImportVector) and row.embedding is not None:
-            try:
-                packed(row.embedding, self._dimension(), f"items[{place}].embedding")
-            except RpcError as error:
-                return ItemError(error_object(error, call.request_id))
-        return row
+        return await self._store.write_once(receipt, _store, rows, call.request_id, params.table, model)
 
     def last_ids(self, _call: Call, _params: NoParams) -> LastIds:
         """The largest ids."""
@@ -79,7 +71,17 @@ class ImportsApi:
         ]
 
 
+def _fitting(row: Params | ItemError, dimension: int, place: int, call: Call) -> Params | ItemError:
+    """The row, or what is wrong with its own vector: one that the index refuses would be a dead letter."""
+    if isinstance(row, ImportVector) and row.embedding is not None:
+        try:
+            packed(row.embedding, dimension, f"items[{place}].embedding")
+        except RpcError as error:
+            return ItemError(error_object(error, call.request_id))
+    return row
+
+
 def _store(
-    db: apsw.Connection, rows: list[Params | ItemError], request_id: str, table: ImportTable
+    db: apsw.Connection, rows: list[Params | ItemError], request_id: str, table: ImportTable, model: str
 ) -> Answers[ImportedRow]:
-    return write_together(db, rows, request_id, lambda db, good: import_rows(db, good, table))
+    return write_together(db, rows, request_id, lambda db, good: import_rows(db, good, table, model))

@@ -48,11 +48,12 @@ class SemanticApi:
 
     async def upsert(self, call: Call, params: UpsertPoint) -> PointState | msgspec.Raw:
         """Put a row into the index, and wait for it."""
-        vector = None if params.vector is None else packed(params.vector, self._similar.dimension, "vector")
+        model, dimension = self._similar.space
+        vector = None if params.vector is None else packed(params.vector, dimension, "vector")
         # How long to wait changes nothing that is stored: it makes no other call of it.
         receipt = receipt_for(call, "semantic.upsert", msgspec.structs.replace(params, timeout_ms=1))
         queued = await self._store.write_once(
-            receipt, put_point, params.collection, params.id, vector, self._similar.model_key, self._clock.now_ms()
+            receipt, put_point, params.collection, params.id, vector, model, self._clock.now_ms()
         )
         await self._worker.wait_for(params.collection, [params.id], params.timeout_ms / 1000)
         states = self._store.peek(vector_states, params.collection, [params.id])

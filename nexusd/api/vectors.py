@@ -59,7 +59,7 @@ class VectorsApi:
         """Store a text under its id."""
         receipt = receipt_for(call, "vectors.store", params)
         stored = await self._store.write_once(
-            receipt, _upsert, params, self._similar.dimension, self._clock.now_ms()
+            receipt, _upsert, params, self._similar.space, self._clock.now_ms()
         )
         if params.wait_for is None:
             return stored
@@ -74,7 +74,7 @@ class VectorsApi:
         receipt = receipt_for(call, "vectors.storeMany", params)
         items = checked_items(NewVector, params.items, call)
         stored = await self._store.write_once(
-            receipt, write_each, items, call.request_id, _upsert, self._similar.dimension, self._clock.now_ms()
+            receipt, write_each, items, call.request_id, _upsert, self._similar.space, self._clock.now_ms()
         )
         if params.wait_for is None:
             return stored
@@ -192,6 +192,7 @@ class VectorsApi:
         ]
 
 
-def _upsert(db: apsw.Connection, new: NewVector | StoreVector, dimension: int, now_ms: int) -> StoredText:
+def _upsert(db: apsw.Connection, new: NewVector | StoreVector, space: tuple[str, int], now_ms: int) -> StoredText:
+    model, dimension = space
     embedding = None if new.embedding is None else packed(new.embedding, dimension, "embedding")
-    return upsert_vector(db, new, embedding, now_ms)
+    return upsert_vector(db, new, embedding, model, now_ms)

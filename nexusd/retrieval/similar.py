@@ -81,9 +81,10 @@ class SimilaritySearch:
         return self._serving.model.embedder.fingerprint.dimension
 
     @property
-    def model_key(self) -> str:
-        """What vectors given now are kept under."""
-        return self._serving.model.key
+    def space(self) -> tuple[str, int]:
+        """What vectors given now are kept under, and their dimension: of one model, whatever begins to serve."""
+        model = self._serving.model
+        return model.key, model.embedder.fingerprint.dimension
 
     async def near_text(
         self, collection: IndexedCollection, query: str, limit: int, where: Filter | None, select: Select[R]

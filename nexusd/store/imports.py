@@ -200,8 +200,11 @@ TARGETS: Mapping[ImportTable, Target] = {
 }
 
 
-def import_rows(db: Connection, rows: Sequence[Params], table: ImportTable) -> list[ImportedRow | RpcError]:
-    """Take rows in, in order; each answers where it is now, or its own error while the others stand."""
+def import_rows(db: Connection, rows: Sequence[Params], table: ImportTable, model: str) -> list[ImportedRow | RpcError]:
+    """Take rows in, in order; each answers where it is now, or its own error while the others stand.
+
+    A caller's own vector belongs to the embedding model with the key `model`.
+    """
     target = TARGETS[table]
     last_before = last_id = _last_id(db, target.table)
     answers: list[ImportedRow | RpcError] = []
@@ -213,6 +216,8 @@ def import_rows(db: Connection, rows: Sequence[Params], table: ImportTable) -> l
             continue
         if isinstance(row, ImportRow) and row.id is not None and last_id < row.id <= LARGEST_KEPT_ID:
             values["id"] = row.id
+        if values.get("embedding") is not None:
+            values["embedding_model"] = model
         answer = _insert(db, target, values)
         answers.append(answer)
         if isinstance(row, ImportRow) and isinstance(answer, ImportedRow):

@@ -32,7 +32,7 @@ WHERE id IN (SELECT value FROM json_each(?))"""
 
 # texts to be embedded, or with the caller's own embedding
 SELECT_VECTOR_SOURCES = """
-SELECT id, version, key, text, embedding, metadata, created_at FROM vectors
+SELECT id, version, key, text, embedding, embedding_model, metadata, created_at FROM vectors
 WHERE id IN (SELECT value FROM json_each(?))"""
 
 
@@ -77,13 +77,14 @@ class MessageSource:
 
 @dataclass(frozen=True, slots=True)
 class VectorSource:
-    """A text under a caller's own id, as the index needs it. `embedding`: float32, the caller's own."""
+    """A text under a caller's own id, as the index needs it. `embedding`: float32, the caller's own for one model."""
 
     id: int
     version: int
     key: str | int
     text: str
     embedding: bytes | None
+    embedding_model: str | None
     metadata: dict[str, Any]
     created_at: int
 
@@ -118,8 +119,8 @@ def select_message_sources(db: Connection, ids: Sequence[int]) -> list[MessageSo
 def select_vector_sources(db: Connection, ids: Sequence[int]) -> list[VectorSource]:
     """Those of the texts that are there."""
     return [
-        VectorSource(row_id, version, key, text, embedding, msgspec.json.decode(metadata), created_at)
-        for row_id, version, key, text, embedding, metadata, created_at
+        VectorSource(row_id, version, key, text, embedding, model, msgspec.json.decode(metadata), created_at)
+        for row_id, version, key, text, embedding, model, metadata, created_at
         in db.execute(SELECT_VECTOR_SOURCES, (_json(ids),))
     ]
 

@@ -26,11 +26,13 @@ _TEXTS = (2, 3)
 
 # a text, new under its id or in place of the one that had it; where nothing differs, nothing is written
 UPSERT_VECTOR = """
-INSERT INTO vectors (key, text, embedding, metadata, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO vectors (key, text, embedding, embedding_model, metadata, created_at, updated_at)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET
-    text = excluded.text, embedding = excluded.embedding, metadata = excluded.metadata,
-    version = version + 1, updated_at = excluded.updated_at
-WHERE text IS NOT excluded.text OR embedding IS NOT excluded.embedding OR metadata IS NOT excluded.metadata"""
+    text = excluded.text, embedding = excluded.embedding, embedding_model = excluded.embedding_model,
+    metadata = excluded.metadata, version = version + 1, updated_at = excluded.updated_at
+WHERE text IS NOT excluded.text OR embedding IS NOT excluded.embedding OR metadata IS NOT excluded.metadata
+    OR embedding_model IS NOT excluded.embedding_model"""
 
 # one text by the caller's id
 SELECT_TEXT = f"SELECT {_COLUMNS} FROM vectors v WHERE v.key = ?"
@@ -52,14 +54,15 @@ COUNT_PENDING = "SELECT count(*) FROM outbox WHERE collection = 'vectors' AND op
 
 
 def upsert_vector(
-    db: Connection, new: NewVector | StoreVector, embedding: bytes | None, now_ms: int
+    db: Connection, new: NewVector | StoreVector, embedding: bytes | None, model: str, now_ms: int
 ) -> StoredText:
     """Store the text under its id, in place of the one that had it. The same again changes nothing.
 
-    `embedding` is the caller's own vector, packed.
+    `embedding` is the caller's own vector, packed, and means something to the model with this key alone.
     """
     metadata = msgspec.json.encode(new.metadata).decode()
-    db.execute(UPSERT_VECTOR, (new.id, new.text, embedding, metadata, now_ms, now_ms))
+    belongs_to = None if embedding is None else model
+    db.execute(UPSERT_VECTOR, (new.id, new.text, embedding, belongs_to, metadata, now_ms, now_ms))
     return select_text(db, new.id)
 
 

@@ -116,7 +116,7 @@ class Preparing:
         documents = [(entries[collection, d.id], d) for collection, (each, _) in found.items() for d in each]
         for entry, document in documents:
             content_hash, vector = found[entry.collection][1].get(document.id, (b"", b""))
-            if document.vector is not None:  # the caller's own
+            if document.vector is not None and document.vector_model == self._model.key:  # the caller's own
                 vectors[entry.collection, document.id] = document.vector
             elif content_hash == document.content_hash:
                 vectors[entry.collection, document.id] = vector

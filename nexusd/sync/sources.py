@@ -31,13 +31,14 @@ MAX_FILTERABLE = 1024  # entries of one row's metadata that a filter can ask for
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A row as the index will hold it. `vector` is the caller's own; a text of nothing has none."""
+    """A row as the index will hold it. `vector` is the caller's own, and means something to `vector_model` alone."""
 
     id: int
     version: int
     text: str
     payload: dict[str, Any]
     vector: bytes | None = None
+    vector_model: str | None = None
 
     @property
     def content_hash(self) -> bytes:
@@ -156,6 +157,7 @@ def vector_document(source: VectorSource, epoch: str) -> Document:
             "metadata": _filterable(source.metadata),
         },
         vector=source.embedding,
+        vector_model=source.embedding_model,
     )
 
 

@@ -90,7 +90,7 @@ class Bench:
     ) -> StoredText:
         """A text under an id of its own."""
         new = NewVector(id=key, text=text, **fields)
-        return await self.store.write(upsert_vector, new, embedding, NOW_MS)
+        return await self.store.write(upsert_vector, new, embedding, self.serving.model.key, NOW_MS)
 
     async def drained(self) -> None:
         waited = await self.worker.wait_for(None, [], 20)

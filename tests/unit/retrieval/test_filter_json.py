@@ -180,7 +180,7 @@ def test_the_keys_that_filters_may_ask_for_are_those_that_payloads_have() -> Non
         "entities": entity_document(EntitySource(1, 1, "", "", None, {}, 1), "e").payload,
         "summaries": summary_document(SummarySource(1, 1, 1, 1, "", {}, 1), "e").payload,
         "messages": message_document(MessageSource(1, 1, 1, "", "", {}, 1), "e").payload,
-        "vectors": vector_document(VectorSource(1, 1, "k", "", None, {}, 1), "e").payload,
+        "vectors": vector_document(VectorSource(1, 1, "k", "", None, None, {}, 1), "e").payload,
     }
     assert {name: {*keys, "epoch"} for name, keys in KEYS.items()} == {
         name: set(payload) for name, payload in payloads.items()

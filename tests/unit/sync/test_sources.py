@@ -44,7 +44,7 @@ def test_a_message_of_white_space_is_blank_whoever_speaks(content: str) -> None:
 
 
 def test_a_text_brings_its_own_vector_and_id() -> None:
-    document = vector_document(VectorSource(1, 2, "key", "", b"1234", {}, 9), "e")
+    document = vector_document(VectorSource(1, 2, "key", "", b"1234", "a model", {}, 9), "e")
     assert (document.vector, document.payload["id"], document.blank) == (b"1234", "key", True)
 
 
