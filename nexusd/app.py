@@ -31,6 +31,7 @@ from nexusd.api.messages import MessagesApi
 from nexusd.api.outbox import OutboxApi
 from nexusd.api.presets import PresetsApi
 from nexusd.api.projects import ProjectsApi
+from nexusd.api.reembed import ReembedApi
 from nexusd.api.relationships import RelationshipsApi
 from nexusd.api.rest_routes import rest_routes
 from nexusd.api.semantic import SemanticApi
@@ -47,7 +48,6 @@ from nexusd.clock import SystemClock
 from nexusd.config import Config, Settings
 from nexusd.data_directory import make_data_directory
 from nexusd.embedding.providers import make_embedder
-from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.errors import RpcError, StoreUnavailableError
 from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
@@ -65,6 +65,9 @@ from nexusd.status import StatusReport
 from nexusd.store.database import Database
 from nexusd.sync.collections import Collections
 from nexusd.sync.erasing import Erased, Erasing
+from nexusd.sync.kept import KeptModels
+from nexusd.sync.models import Models, Role
+from nexusd.sync.reembed import Reembedding
 from nexusd.sync.sources import current_payloads
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.dispatch import Dispatcher
@@ -103,14 +106,24 @@ class App:
         self._erasers: list[Erased] = [self._store.erased] if config.storage.secure_delete else []
         self._index = self._make_index()
         self._erasing = Erasing(self._erasers)
-        self._embedder = make_embedder(config.embedding, clock, on_answering=self._embedder_answers)
-        model = KeyedModel(self._embedder.fingerprint.short, self._embedder)
-        self._serving = Serving(model)
-        self._collections = Collections(self._store, self._index, model)
+        chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._models = Models(
+            self._store, config.embedding, clock,
+            lambda embedding, on_answering: make_embedder(embedding, clock, on_answering=on_answering),
+            on_answering=self._embedder_answers,
+        )
+        self._serving = self._models.serving
+        self._collections = Collections(
+            self._store, self._index, self._serving.model, kept=self._models.kept_collections
+        )
         self._worker = OutboxWorker(
-            self._store, self._index, model, self._collections, config.outbox, clock,
-            random.Random(),  # noqa: S311 - spreads retries, guards nothing
+            self._store, self._index, self._serving.model, self._collections, config.outbox, clock, chance,
             self._hub.publish,
+        )
+        self._kept = KeptModels(self._store, self._index, self._models, self._worker, clock)
+        self._reembedding = Reembedding(
+            self._store, self._index, self._models, self._worker, self._collections, config.outbox, clock, chance,
+            self._hub.publish, on_swapped=self._kept.wake,
         )
         self._cache = Cache(config.cache, clock)
         self._files = FileStorage(
@@ -136,6 +149,7 @@ class App:
             collections=self._collections, worker=self._worker, dispatcher=self._dispatcher,
             server=self._server, supervisor=self._supervisor, clock=clock,
             files=self._files, cache=self._cache, settings_status=self._reloader.status, log=log,
+            reembedding=self._reembedding,
         )
         self._checkup = Checkup(
             settings=settings, store=self._store, index=self._index, serving=self._serving, worker=self._worker,
@@ -145,7 +159,8 @@ class App:
         self._metrics = Metrics(
             report=self._report, dispatcher=self._dispatcher, server=self._server, store=self._store,
             worker=self._worker, collections=self._collections.logical, index=self._index, serving=self._serving,
-            hub=self._hub, supervisor=self._supervisor, clock=clock, cache=self._cache.stats,
+            hub=self._hub, supervisor=self._supervisor, clock=clock, reembed=self._reembedding.progress,
+            cache=self._cache.stats,
         )
         self._register_methods()
 
@@ -222,6 +237,7 @@ class App:
             VectorsApi(self._store, self._worker, similar, self._clock),
             ImportsApi(self._store, lambda: similar.space),
             EventsApi(self._hub),
+            ReembedApi(self._store, self._models, self._reembedding, self._kept, self._clock),
             OutboxApi(self._store, self._worker, self._collections.logical, self._clock, self._erasing),
         ):
             self._table.register(api.methods())
@@ -238,17 +254,19 @@ class App:
                 await self._store.open()
                 parts.push_async_callback(self._store.close)
                 try:
-                    await self._collections.point(self._clock.now_ms())
+                    await self._open_models()
                 except RpcError as error:  # the disk is full, or another program holds the lock
                     raise StoreUnavailableError(f"{self._settings.database_path}: {error.message}") from error
                 parts.push_async_callback(self._files.close)
                 await self._files.open()
                 parts.push_async_callback(self._index.close)  # before its start, which may fail half done
                 await self._index.start()
-                parts.push_async_callback(self._embedder.close)
-                await self._embedder.start()
+                parts.push_async_callback(self._models.close)
+                await self._models.start()
                 parts.push_async_callback(self._supervisor.close)
                 self._supervisor.start("outbox", self._worker.run)
+                self._supervisor.start("models", self._kept.run)
+                self._supervisor.start("reembed", self._reembedding.run)
                 self._supervisor.start("files", self._files.run)
                 self._supervisor.start("cache", self._cache.run)
                 parts.push_async_callback(self._server.close)
@@ -276,13 +294,22 @@ class App:
         self._notifier.close()
         return self._stop.exit_code
 
+    async def _open_models(self) -> None:
+        """Which model serves is in the store; what was built around the configured one takes it over."""
+        await self._models.open()
+        self._collections.adopt(Collections(self._store, self._index, self._serving.model))
+        self._worker.adopt(self._serving.model, self._collections)
+
     def _index_came_up(self) -> None:
         self._worker.index_up()
+        self._reembedding.index_up()
+        self._kept.wake()
 
-    def _embedder_answers(self, answering: bool) -> None:  # noqa: FBT001 - a callback with one argument
+    def _embedder_answers(self, role: Role, answering: bool) -> None:  # noqa: FBT001 - a callback's own arguments
         if answering:
-            self._worker.embedder_up()
-        self._tell_state("embedder", up=answering)
+            (self._worker if role == "serving" else self._reembedding).embedder_up()
+        if role == "serving":
+            self._tell_state("embedder", up=answering)
 
     def _status_line(self) -> str:
         return self._report.line()
@@ -295,6 +322,7 @@ class App:
 
     def _committed(self) -> None:
         self._worker.wake()
+        self._reembedding.wake()
 
     def _store_failed(self, error: Exception) -> None:
         """The disk cannot be trusted: end, so that a fresh start reads what really is there."""

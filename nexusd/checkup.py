@@ -235,10 +235,12 @@ class Checkup:
         return ok("embedder", f"{model} gave a vector of {len(vector) // 4} numbers in {took_ms:,.0f} ms")
 
     def _embedder_advice(self) -> str:
-        config = self._settings.config.embedding
-        if config.provider == "builtin":
+        config, serving = self._settings.config.embedding, self._serving.model.embedder.fingerprint
+        if config.provider == serving.provider == "builtin":
             return SEE_LOG
-        return f"See whether that service runs: curl -sS {describe_service(config).origin}"
+        if config.provider == "builtin" or (service := describe_service(config)).fingerprint != serving:
+            return "Another model is configured, and serves as soon as it has all rows: nexusctl index reembed"
+        return f"See whether that service runs: curl -sS {service.origin}"
 
     async def _check_outbox(self) -> Check:
         status = self._worker.status()

@@ -12,7 +12,6 @@ the working directory.
 
 from __future__ import annotations
 
-import grp
 import ipaddress
 import os
 import re
@@ -24,7 +23,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 
 from nexusd.config_reading import Reading
-from nexusd.config_values import describe_found
+from nexusd.config_values import describe_found, group_exists
 from nexusd.errors import ConfigError
 
 CONFIG_FILE_NAME = "config.yaml"
@@ -180,6 +179,7 @@ class EmbeddingConfig(Section, frozen=True, kw_only=True):
     timeout_s: Seconds = 60.0
     keep_warm: bool = False
     query_cache_entries: Annotated[int, Meta(ge=0, le=2**20)] = 1024
+    keep_old_s: Annotated[float, Meta(ge=0, le=366 * 86400)] = 7 * 86400.0
 
     def __repr__(self) -> str:
         """Without the key, which must not get into a log by way of a traceback."""
@@ -348,7 +348,7 @@ def _hold_rules(settings: Settings, reading: Reading) -> None:
     for name, complaint in _wrong_index(settings.config.index):
         reading.blame(name, complaint)
     group = settings.config.server.socket.group
-    if group is not None and not _group_exists(group):
+    if group is not None and not group_exists(group):
         reading.blame("server.socket.group", f"found {describe_found(group)}, expected a group of this system")
     database = settings.config.storage.database
     if database is not None and (Path(database).name == ":memory:" or "file:" in Path(database).parts):
@@ -391,11 +391,3 @@ def _first_path(environ: Mapping[str, str], name: str) -> Path | None:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(Path.cwd() / path))  # not resolve(): a symlink is the admin's own choice
-
-
-def _group_exists(name: str) -> bool:
-    try:
-        grp.getgrnam(name)
-    except (KeyError, ValueError):  # ValueError: no name could hold that, such as a zero byte
-        return False
-    return True

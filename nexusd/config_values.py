@@ -7,6 +7,7 @@ expected. Knows no setting by name and no source.
 from __future__ import annotations
 
 import difflib
+import grp
 import json
 import re
 from collections.abc import Iterable
@@ -128,3 +129,12 @@ def _bounds(info: inspect.IntType | inspect.FloatType) -> str:
     if low is not None:
         return f" of at least {low}"
     return f" of at most {high}" if high is not None else ""
+
+
+def group_exists(name: str) -> bool:
+    """Whether this system has a group of this name."""
+    try:
+        grp.getgrnam(name)
+    except (KeyError, ValueError):  # ValueError: no name could hold that, such as a zero byte
+        return False
+    return True

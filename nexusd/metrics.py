@@ -34,6 +34,7 @@ from nexusd.embedding.serving import Serving
 from nexusd.index.index import Index, IndexHealth
 from nexusd.lifecycle import Supervisor
 from nexusd.model.cache import CacheStats
+from nexusd.model.index import ReembedProgress
 from nexusd.model.outbox import BreakerState, OutboxState
 from nexusd.model.system import SettingsStatus
 from nexusd.processes import cpu_seconds, resident_bytes
@@ -86,6 +87,7 @@ class _Picture:
     points: Mapping[str, int] | None
     embedder: EmbedderHealth
     query_cache: tuple[int, int, int]
+    reembed: ReembedProgress
     cache: CacheStats | None
     events: EventStats
     restarts: Mapping[str, int]
@@ -109,6 +111,7 @@ class Metrics:
         hub: EventHub,
         supervisor: Supervisor,
         clock: Clock,
+        reembed: Callable[[], ReembedProgress],
         cache: Callable[[], CacheStats] | None = None,
     ) -> None:
         """`collections` are the logical ones; a part that is not there has no figures."""
@@ -123,6 +126,7 @@ class Metrics:
         self._hub = hub
         self._supervisor = supervisor
         self._clock = clock
+        self._reembed = reembed
         self._cache = cache
         self._began_s = clock.monotonic_s()
 
@@ -162,6 +166,7 @@ class Metrics:
             points=points,
             embedder=self._serving.model.embedder.health(),
             query_cache=(len(queries), queries.hits, queries.misses),
+            reembed=self._reembed(),
             cache=None if self._cache is None else self._cache(),
             events=self._hub.stats(),
             restarts={task.name: task.restarts for task in self._supervisor.states()},
@@ -288,6 +293,10 @@ def _embedder(now: _Picture) -> Families:
     yield _gauge("nexusd_query_cache_entries", "Vectors of recent queries that are kept.", entries)
     yield _counter("nexusd_query_cache_hits", "Queries whose vector was there or under way.", hits)
     yield _counter("nexusd_query_cache_misses", "Queries that had to be embedded.", misses)
+    reembed = now.reembed
+    rows = {"done": reembed.done, "dead": reembed.dead, "left": reembed.total - reembed.done - reembed.dead}
+    yield _gauge("nexusd_reembed_running", "Whether another model's vectors are being made.", reembed.next is not None)
+    yield _gauges("nexusd_reembed_rows", "Rows of the re-embedding that runs, or ran last.", "state", rows)
 
 
 def _cache(now: _Picture) -> Families:

@@ -40,6 +40,7 @@ from nexusd.store.episodes import count_episodes
 from nexusd.store.meta import get_epoch
 from nexusd.store.sessions import count_sessions
 from nexusd.sync.collections import Collections
+from nexusd.sync.reembed import Reembedding
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.listeners import Server
@@ -68,6 +69,7 @@ class StatusReport:
         cache: Cache,
         settings_status: Callable[[], SettingsStatus],
         log: LogControl,
+        reembedding: Reembedding,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -83,6 +85,7 @@ class StatusReport:
         self._cache = cache
         self._settings_status = settings_status
         self._log = log
+        self._reembedding = reembedding
         self._began_s = clock.monotonic_s()
 
     def health(self) -> Health:
@@ -99,7 +102,11 @@ class StatusReport:
             reasons.append(f"index: {index.detail}")
         embedder = self._serving.model.embedder.health()
         if embedder.state == "unavailable":
-            reasons.append(f"embedder: {embedder.detail}")
+            line = self._reembedding.line()
+            until = f"; only words are searched until another model serves: {line}" if line else ""
+            reasons.append(f"embedder: {embedder.detail}{until}")
+        elif self._reembedding.stuck:
+            reasons.append(self._reembedding.line())
         if index.available and not self._worker.complete:
             trouble = self._worker.index_breaker.last_error
             reasons.append(f"index: {trouble}" if trouble else "index: being compared with the rows")
@@ -120,7 +127,11 @@ class StatusReport:
         age = "" if outbox.oldest_age_ms is None else f" (oldest {outbox.oldest_age_ms // 1000} s)"
         state = "ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state
         clients = self._server.connections
-        parts = [state, f"{clients} client{'' if clients == 1 else 's'}", f"outbox {waiting}{age}", *health.reasons]
+        parts = [state, f"{clients} client{'' if clients == 1 else 's'}", f"outbox {waiting}{age}"]
+        line = self._reembedding.line()
+        if line and not any(line in reason for reason in health.reasons):
+            parts.append(line)
+        parts += health.reasons
         if self.settings().refusal is not None:
             parts.append("the changed settings are refused")
         return ", ".join(parts)
@@ -210,6 +221,7 @@ class StatusReport:
             ("daemon", os.getpid()),
             *zip(("index", "index_rebuild"), self._index.health().process_ids, strict=False),
             *zip(("embedder",), self._serving.model.embedder.health().process_ids, strict=False),
+            *zip(("embedder_next",), self._reembedding.process_ids, strict=False),
         ]
 
     async def points(self) -> dict[str, int] | None:
@@ -217,7 +229,7 @@ class StatusReport:
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_S):
                 return {
-                    name: await self._index.count(self._collections.physical(name))
+                    name: await self._index.count(self._serving.model.physical(name))
                     for name in self._collections.logical
                 }
         except (IndexUnavailable, TimeoutError):

@@ -1,4 +1,4 @@
-"""Facts about the database itself: its epoch, and which physical collection a logical one means now.
+"""Facts about the database itself and its index: its epoch, and what is known of the index's collections.
 
 Owns the table `meta`. Values are text.
 """
@@ -32,6 +32,11 @@ def set_meta(db: Connection, key: str, value: str | None) -> None:
         db.execute(DELETE_META, (key,))
     else:
         db.execute(UPSERT_META, (key, value))
+
+
+def incarnation_of(physical: str) -> str:
+    """The key of the fact which incarnation of a physical collection was last found in order."""
+    return f"incarnation.{physical}"
 
 
 def get_epoch(db: Connection) -> str:

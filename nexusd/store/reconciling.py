@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from nexusd.store.connection import Connection
 from nexusd.store.indexed import TABLES
+from nexusd.store.outbox import Queue
 
 # Which rows the index should hold, in slices, and how many there are. Those in `unindexed` are to stay out.
 VERSIONS = """
@@ -21,11 +22,11 @@ VERSIONS = """
 COUNT_ROWS = """
     SELECT (SELECT count(*) FROM {table}) - (SELECT count(*) FROM unindexed WHERE collection = ?)
 """
-COUNT_QUEUED = "SELECT count(*) FROM outbox WHERE collection = ?"
+COUNT_QUEUED = "SELECT count(*) FROM {queue} WHERE collection = ?"
 
 # Rows that the index lacks or holds in another version; those deleted or taken out meanwhile are left out.
 QUEUE_UPSERTS = """
-    INSERT INTO outbox (collection, row_id, version, op, created_ms)
+    INSERT INTO {queue} (collection, row_id, version, op, created_ms)
     SELECT ?1, id, version, 'upsert', ?2 FROM {table}
     WHERE id IN (SELECT value FROM json_each(?3))
         AND id NOT IN (SELECT row_id FROM unindexed WHERE collection = ?1)
@@ -36,7 +37,7 @@ QUEUE_UPSERTS = """
 # Points without a row that the index should hold; those whose row appeared meanwhile are left out. No version:
 # nothing is left to compare.
 QUEUE_DELETES = """
-    INSERT INTO outbox (collection, row_id, version, op, created_ms)
+    INSERT INTO {queue} (collection, row_id, version, op, created_ms)
     SELECT ?1, value, 0, 'delete', ?2 FROM json_each(?3)
     WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE id = value)
         OR EXISTS (SELECT 1 FROM unindexed WHERE collection = ?1 AND row_id = value)
@@ -64,20 +65,24 @@ def count_rows(db: Connection, collection: str) -> int:
     return int(db.execute(COUNT_ROWS.format(table=TABLES[collection]), (collection,)).get)
 
 
-def count_queued(db: Connection, collection: str) -> int:
+def count_queued(db: Connection, collection: str, *, queue: Queue = "outbox") -> int:
     """How many of its rows stand in the outbox, in whatever state."""
-    return int(db.execute(COUNT_QUEUED, (collection,)).get)
+    return int(db.execute(COUNT_QUEUED.format(queue=queue), (collection,)).get)
 
 
-def queue_upserts(db: Connection, collection: str, ids: Sequence[int], now_ms: int) -> list[int]:
+def queue_upserts(
+    db: Connection, collection: str, ids: Sequence[int], now_ms: int, *, queue: Queue = "outbox"
+) -> list[int]:
     """Queue these rows to be sent; the ids that were not queued already."""
-    sql = QUEUE_UPSERTS.format(table=TABLES[collection])
+    sql = QUEUE_UPSERTS.format(queue=queue, table=TABLES[collection])
     return [row_id for (row_id,) in db.execute(sql, (collection, now_ms, _json(ids)))]
 
 
-def queue_deletes(db: Connection, collection: str, ids: Sequence[int], now_ms: int) -> list[int]:
+def queue_deletes(
+    db: Connection, collection: str, ids: Sequence[int], now_ms: int, *, queue: Queue = "outbox"
+) -> list[int]:
     """Queue these points to be removed; the ids that were not queued already."""
-    sql = QUEUE_DELETES.format(table=TABLES[collection])
+    sql = QUEUE_DELETES.format(queue=queue, table=TABLES[collection])
     return [row_id for (row_id,) in db.execute(sql, (collection, now_ms, _json(ids)))]
 
 

@@ -1,22 +1,25 @@
-"""Which physical collection of the index stands behind each logical one, and whether it is complete.
+"""The physical collections of one embedding model, and whether they are complete.
 
-Owns the pointers (kept in the store) and the comparison of rows and points. A physical collection is
-named for the embedding's fingerprint, so that vectors of two models never meet in one search.
+Owns the comparison of rows and points. A physical collection is named for its model's key, so that vectors of two
+models never meet in one search. Where the model serves, deletes go to the collections that are kept of others too,
+and other readers of the index find the collections under their logical names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apsw
 import structlog
 
 from nexusd.embedding.serving import KeyedModel
+from nexusd.errors import DimensionMismatch
 from nexusd.index.index import CollectionSpec, Index, PointVersion
+from nexusd.index.server_errors import CollectionTaken, ForeignCollection
 from nexusd.store.database import Database
-from nexusd.store.meta import get_meta, set_meta
-from nexusd.store.outbox import requeue_collection
+from nexusd.store.meta import get_meta, incarnation_of, set_meta
+from nexusd.store.outbox import Queue, requeue_collection
 from nexusd.store.reconciling import (
     RowVersion,
     count_queued,
@@ -28,14 +31,6 @@ from nexusd.store.reconciling import (
 from nexusd.sync.sources import LOADERS
 
 SLICE_ROWS = 2000  # one slice is one short read transaction
-
-
-def _pointer(collection: str) -> str:
-    return f"collection.{collection}"
-
-
-def _incarnation(collection: str) -> str:
-    return f"incarnation.{collection}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +49,24 @@ class Comparison:
 
 
 class Collections:
-    """The pointers from logical to physical collections, for one embedding model."""
+    """The collections of one embedding model. `kept` are those of others that deletes go to as well."""
 
-    def __init__(self, store: Database, index: Index, model: KeyedModel) -> None:
+    def __init__(
+        self,
+        store: Database,
+        index: Index,
+        model: KeyedModel,
+        *,
+        queue: Queue = "outbox",
+        kept: Callable[[str], Sequence[CollectionSpec]] = lambda _collection: (),
+    ) -> None:
         self._store = store
         self._index = index
         self._model = model
-        self._fingerprint = model.embedder.fingerprint
+        self._queue: Queue = queue
+        self._kept = kept
         self._incarnations: dict[str, str] = {}
+        self._lost: set[str] = set()  # kept collections that cannot be used
         self._log = structlog.get_logger("nexusd.collections")
 
     def physical(self, collection: str) -> str:
@@ -73,14 +78,14 @@ class Collections:
         """All logical collections."""
         return tuple(LOADERS)
 
-    async def point(self, now_ms: int) -> None:
-        """Let the pointers name this fingerprint's collections; rows of another model are queued anew."""
-        targets = {collection: self.physical(collection) for collection in self.logical}
-        for collection, queued in (await self._store.write(_repoint, targets, now_ms)).items():
-            self._log.warning(
-                "embedding model changed; all rows are embedded again",
-                collection=collection, model=self._fingerprint.model, rows=queued,
-            )
+    def holders(self, collection: str) -> list[str]:
+        """The physical collections that may hold a row's point."""
+        kept = [spec.name for spec in self._kept(collection)]
+        return [self.physical(collection), *(name for name in kept if name not in self._lost)]
+
+    def adopt(self, other: Collections) -> None:
+        """Stand for another model's collections from now on, which are in order as far as they themselves know."""
+        self._model, self._incarnations = other._model, other._incarnations
 
     async def prepare(self, now_ms: int) -> None:
         """Make the physical collections where missing, and mend what the index lost or kept too long.
@@ -91,20 +96,35 @@ class Collections:
         """
         for collection in self.logical:
             target = self.physical(collection)
-            incarnation = await self._index.ensure(CollectionSpec(target, self._fingerprint.dimension))
+            incarnation = await self._index.ensure(CollectionSpec(target, self._model.embedder.fingerprint.dimension))
             points = await self._index.count(target)
-            if points and await self._store.read(get_meta, _incarnation(collection)) != incarnation:
+            if points and await self._store.read(get_meta, incarnation_of(target)) != incarnation:
                 # filled from another database, or by a run that this one does not remember: versions prove nothing
-                await self._store.write(requeue_collection, collection, now_ms)
-            if not await self._store.read(_looks_complete, collection, incarnation, points):
+                await self._store.write(requeue_collection, collection, now_ms, queue=self._queue)
+            if not await self._store.read(_looks_complete, collection, target, incarnation, points, self._queue):
                 found = await self.compare(collection, now_ms)
                 if not found.agrees:
                     self._log.warning(
                         "index differs from the rows; mending", collection=collection, missing=found.missing,
                         stale=found.stale, orphaned=found.orphaned,
                     )
-                await self._store.write(set_meta, _incarnation(collection), incarnation)
+                await self._store.write(set_meta, incarnation_of(target), incarnation)
             self._incarnations[target] = incarnation
+        if self._queue == "outbox":
+            await self._open_kept()
+            await self._index.publish({collection: self.physical(collection) for collection in self.logical})
+
+    async def _open_kept(self) -> None:
+        for spec in [spec for collection in self.logical for spec in self._kept(collection)]:
+            try:
+                await self._index.ensure(spec)
+            except (DimensionMismatch, ForeignCollection, CollectionTaken) as error:
+                # somebody else's by now: no row of ours is in it, and what serves need not wait for it
+                if spec.name not in self._lost:
+                    self._log.error("kept collection cannot be used", collection=spec.name, reason=error.message)
+                self._lost.add(spec.name)
+            else:
+                self._lost.discard(spec.name)
 
     def intact(self) -> bool:
         """Whether the index still holds the collections that `prepare` found in order."""
@@ -127,8 +147,9 @@ class Collections:
             lost = [row_id for kind, row_id in differences if kind != "orphaned"]
             extra = [row_id for kind, row_id in differences if kind == "orphaned"]
             # A row that waits in the outbox anyway is no difference: the index is visibly behind, not wrong.
-            queued = set(await self._store.write(queue_upserts, collection, lost, now_ms)) if lost else set()
-            removed = await self._store.write(queue_deletes, collection, extra, now_ms) if extra else []
+            write, queue = self._store.write, self._queue
+            queued = set(await write(queue_upserts, collection, lost, now_ms, queue=queue)) if lost else set()
+            removed = await write(queue_deletes, collection, extra, now_ms, queue=queue) if extra else []
             rows += sum(1 for row in versions if row.id <= until)
             missing += sum(1 for kind, row_id in differences if kind == "missing" and row_id in queued)
             stale += sum(1 for kind, row_id in differences if kind == "stale" and row_id in queued)
@@ -136,24 +157,13 @@ class Collections:
             after = until
 
 
-def _repoint(db: apsw.Connection, targets: Mapping[str, str], now_ms: int) -> dict[str, int]:
-    """Set the pointers; of those that named another collection before, the number of rows queued."""
-    requeued = {}
-    for collection, target in targets.items():
-        before = get_meta(db, _pointer(collection))
-        if before == target:
-            continue
-        set_meta(db, _pointer(collection), target)
-        if before is not None:
-            requeued[collection] = requeue_collection(db, collection, now_ms)
-    return requeued
-
-
-def _looks_complete(db: apsw.Connection, collection: str, incarnation: str, points: int) -> bool:
+def _looks_complete(
+    db: apsw.Connection, collection: str, target: str, incarnation: str, points: int, queue: Queue
+) -> bool:
     """The cheap check: the same collection as last time, and no more points off than the outbox explains."""
-    if get_meta(db, _incarnation(collection)) != incarnation:
+    if get_meta(db, incarnation_of(target)) != incarnation:
         return False
-    return abs(count_rows(db, collection) - points) <= count_queued(db, collection)
+    return abs(count_rows(db, collection) - points) <= count_queued(db, collection, queue=queue)
 
 
 def _differences(

@@ -44,7 +44,7 @@ class Sending:
         self,
         store: Database,
         index: Index,
-        physical: Callable[[str], str],
+        holders: Callable[[str], Sequence[str]],
         model: str,
         setbacks: Setbacks,
         throughput: Throughput,
@@ -55,12 +55,12 @@ class Sending:
         failed: Callable[[IndexUnavailable], None],
         reached: Callable[[str], None],
     ) -> None:
-        """`physical` names collections of the index, `model` is the key of its vectors. `answered` and `failed` are
-        told how the index took it.
+        """`holders` names collections of the index: the first takes points, deletes go to all of them. `model` is the
+        key of its vectors. `answered` and `failed` are told how the index took it.
         """
         self._store = store
         self._index = index
-        self._physical = physical
+        self._holders = holders
         self._model = model
         self._setbacks = setbacks
         self._throughput = throughput
@@ -82,14 +82,13 @@ class Sending:
             await self._setbacks.release([entry for load in waiting for entry in load.entries])
 
     async def _send_load(self, load: Load) -> None:
-        target = self._physical(load.collection)
         blank = {entry.seq for entry in load.blank}
         waiting = deque(self._slices(load))
         done: list[OutboxEntry] = []
 
         async def lane() -> None:
             while waiting and not self._away:
-                done.extend(await self._send_slice(target, waiting.popleft()))
+                done.extend(await self._send_slice(load.collection, waiting.popleft()))
 
         outcomes = await asyncio.gather(*(lane() for _ in range(LANES)), return_exceptions=True)
         for outcome in outcomes:  # only now: nothing may be under way when the caller learns that the store refuses
@@ -115,16 +114,17 @@ class Sending:
             changed = load.changed[at : at + self._slice_rows]
             yield Slice([entry for entry, _ in changed], [point for _, point in changed])
 
-    async def _send_slice(self, target: str, slice_: Slice) -> list[OutboxEntry]:
+    async def _send_slice(self, collection: str, slice_: Slice) -> list[OutboxEntry]:
         """What of the slice the index has on disk; the rest was dealt with."""
-        entries = slice_.entries
+        entries, holders = slice_.entries, self._holders(collection)
         try:
             if slice_.points:
-                refused = await self._upsert(target, slice_.points)
+                refused = await self._upsert(holders[0], slice_.points)
                 self._reached("upserted")
             else:
                 refused = {}
-                await self._index.delete(target, [entry.row_id for entry in entries])
+                for holder in holders:
+                    await self._index.delete(holder, [entry.row_id for entry in entries])
                 self._reached("deleted")
             self._answered()
             if refused:

@@ -122,7 +122,7 @@ class OutboxWorker:
             self._reached,
         )
         self._sending = Sending(
-            self._store, self._index, collections.physical, model.key, self._setbacks, self._throughput,
+            self._store, self._index, collections.holders, model.key, self._setbacks, self._throughput,
             slice_rows=self._config.batch_size, queue=self._queue,
             answered=self._index_answers, failed=self._index_failed, reached=self._reached,
         )
@@ -161,10 +161,11 @@ class OutboxWorker:
                 await asyncio.wait([self._send])  # how it ended is for `run` to learn
             yield
 
-    def adopt(self, model: KeyedModel, collections: Collections) -> None:
-        """Deliver to this model's collections from now on; only while `paused`."""
+    def adopt(self, model: KeyedModel, collections: Collections, *, prepared: bool = False) -> None:
+        """Deliver to this model's collections from now on; only while `paused`. `prepared`: they are in order."""
         self._deliver_to(model, collections)
-        self._prepared = False
+        self._prepared = prepared
+        self.embedder_breaker.succeeded()  # what is known of the one before says nothing of this one
         self.wake()
 
     async def run(self) -> None:

@@ -66,36 +66,6 @@ def test_a_daemon_starts_while_the_service_is_away_and_indexes_everything_when_i
             assert "word7" not in daemon.log_path.read_text()
 
 
-def test_another_provider_is_another_collection_and_every_row_is_embedded_again(tmp_path: Path) -> None:
-    with InThread(EmbeddingServer("service", 32)) as first, InThread(EmbeddingServer("ollama", 48)) as second:
-        second.model = "nomic-embed-text"
-        with Daemon(tmp_path / "data", settings=settings(first)) as daemon, Client(daemon.socket_path) as client:
-            session = client.call("sessions.create", externalId="s")["id"]
-            for n in range(10):
-                client.call("episodes.create", sessionId=session, userMessage=f"word{n}", aiResponse="ok")
-            assert client.call("outbox.wait", timeoutMs=30_000)["done"]
-        assert any("word3" in text for text in first.texts)
-        asked = len(first.texts)
-        ollama = {
-            "NEXUSD_EMBEDDING__PROVIDER": "ollama", "NEXUSD_EMBEDDING__URL": second.url,
-            "NEXUSD_EMBEDDING__DIMENSION": "48",
-        }  # fmt: skip
-        with Daemon(tmp_path / "data", settings=ollama) as daemon, Client(daemon.socket_path) as client:
-            assert client.call("outbox.wait", timeoutMs=30_000)["done"]
-            status = client.call("system.status")
-            assert (status["embedder"]["provider"], status["embedder"]["dimension"]) == ("ollama", 48)
-            assert status["index"]["points"]["episodes"] == 10
-            found = client.call("memory.search", query="word3", mode="semantic")
-            assert found["items"][0]["record"]["userMessage"] == "word3"
-        assert len(first.texts) == asked
-        assert sum(text.startswith("search_document: User: word") for text in second.texts) == 10
-        with Daemon(tmp_path / "data", settings=settings(first)) as daemon, Client(daemon.socket_path) as client:
-            assert client.call("outbox.wait", timeoutMs=30_000)["done"]  # from the vectors that were kept
-            found = client.call("memory.search", query="word3", mode="semantic")
-            assert found["items"][0]["record"]["userMessage"] == "word3"
-        assert sum("word" in text and "User" in text for text in first.texts) == 10
-
-
 def test_a_service_of_another_dimension_is_refused_with_what_to_do_and_words_are_found_all_the_same(
     tmp_path: Path,
 ) -> None:

@@ -24,7 +24,7 @@ Saved = Mapping[str, Json]
 
 # What the moment decides, or the machine.
 VOLATILE = frozenset({
-    "createdAt", "updatedAt", "oldestAt", "modifiedAt", "expiresAt", "expiresInMs", "requestId", "vector",
+    "createdAt", "updatedAt", "since", "oldestAt", "modifiedAt", "expiresAt", "expiresInMs", "requestId", "vector",
     "oldestAgeMs", "rowsPerSecond", "drainEstimateMs", "bytes", "seq",
 })
 DAY = 1_700_000_000_000     # what is told in an order of time is given its time
@@ -155,6 +155,9 @@ SCRIPT: tuple[Step, ...] = (
     S("outbox.status"),
     S("outbox.list"),
     S("outbox.retry", {}),
+    S("index.reembed"),
+    S("index.forget"),
+    S("index.forget", {"key": "none"}, error="not_found"),
     S("vectors.search", {"query": "wet rooms", "limit": 2}),
     S("messages.search", {"query": "temperature of tea"}),
     S("memory.search", {"query": "tomatoes", "limit": 5}),

@@ -327,6 +327,14 @@ class ExpectedCalls(ExpectedFiles):
         self.unsettled.update(dead)
         return {"retried": len(dead)}
 
+    def index_reembed(self, _p: Params, r: Result) -> Any:
+        """The configured model serves from the start."""
+        return {**(r or {}), "state": "idle", "next": None, "total": 0, "done": 0, "dead": 0}
+
+    def index_forget(self, p: Params, _r: Result) -> Any:
+        refuse_unless("key" not in p, "not_found")
+        return {"forgotten": [], "vectorsDeleted": 0}
+
     # ---- rows of another store
 
     def imports_store(self, p: Params, r: Result) -> Any:

@@ -141,7 +141,6 @@ async def make_bench(
     index, embedder = index or FakeIndex(), embedder or FakeEmbedder()
     model = KeyedModel(embedder.fingerprint.short, embedder)
     collections = Collections(store, index, model)
-    await collections.point(NOW_MS)
     settings = OutboxConfig(**({"max_backoff_s": 0.2} | config))  # type: ignore[arg-type]  # made of keywords
     told: list[tuple[str, Mapping[str, Any]]] = []
     worker = OutboxWorker(

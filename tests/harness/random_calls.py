@@ -325,6 +325,13 @@ class RandomCalls:
     def outbox_retry(self) -> Params:
         return self.some(seqs=lambda: [NEVER_USED])
 
+    def index_reembed(self) -> Params:
+        """With force it would be another model's: the tests of re-embedding do that."""
+        return {}
+
+    def index_forget(self) -> Params:
+        return self.some(key=lambda: "none")
+
     # ---- files and the cache
 
     def presets_create(self) -> Params:

@@ -46,6 +46,7 @@ WEIGHTS = {
     "toolLogs.append": 10, "toolLogs.prune": 1,
     "vectors.store": 8, "vectors.storeMany": 4, "vectors.delete": 2,
     "semantic.upsert": 10, "semantic.delete": 6, "outbox.retry": 1,
+    "index.reembed": 1, "index.forget": 1,
     "presets.create": 2, "presets.update": 2, "presets.put": 3, "presets.delete": 2,
     "tools.put": 3, "tools.delete": 2, "mcpServers.put": 3, "mcpServers.delete": 2,
     "cache.set": 8, "cache.delete": 2, "cache.clear": 2,
@@ -56,6 +57,9 @@ HAPPENINGS = {
     "pass_time": 30, "drain": 12, "restart": 2, "edit_preset": 3, "edit_servers": 2, "pass_a_day": 1, "outage": 6,
     "burst": 5,
 }  # fmt: skip
+
+# What happens to these is told too, whoever calls.
+WITH_EVENTS_OF_THEIR_OWN = {"outbox", "index"}
 
 # Which rows' texts a method may change.
 CHANGES_TEXTS = {"episodes.update": {"episodes"}, "entities.upsert": {"entities"}, "entities.upsertMany": {"entities"}}
@@ -117,7 +121,7 @@ class Walk:
         await self._running.aclose()
 
     def _topics(self) -> list[str]:
-        return sorted({method.partition(".")[0] for method in WEIGHTS} - {"outbox"})
+        return sorted({method.partition(".")[0] for method in WEIGHTS} - WITH_EVENTS_OF_THEIR_OWN)
 
     async def restart(self) -> None:
         """Stop it, and start it on what it left behind."""
@@ -200,7 +204,7 @@ class Walk:
     def _heard(self, method: str, result: Any, heard: int) -> None:
         """Of every change there is one event, under its resource; of many items none of which was taken, none."""
         topic = method.partition(".")[0]
-        if topic == "outbox":
+        if topic in WITH_EVENTS_OF_THEIR_OWN:
             return
         if method.endswith("Many") and all("error" in item for item in result["items"]):
             assert self.listener.events[heard:] == [], method

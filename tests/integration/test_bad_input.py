@@ -79,7 +79,7 @@ async def peer() -> AsyncIterator[Peer]:
         async with contextlib.AsyncExitStack() as parts:
             await app._store.open()
             parts.push_async_callback(app._store.close)
-            await app._collections.point(app._clock.now_ms())
+            await app._open_models()
             parts.push_async_callback(app._server.close)
             await app._server.start()
             app._gate.open()

@@ -100,6 +100,7 @@ async def set_the_clock_back(house: House) -> None:
         (damage_the_words, "full text", "problem", "that of episodes is damaged", "nexusctl index repair"),
         (lose_the_words, "full text", "problem", "it lacks 1 row of episodes", "nexusctl index repair"),
         (lose_the_embedder, "embedder", "problem", "it went home", "tried again by itself"),
+        (lose_the_embedder, "embedder", "problem", "it went home", "Another model is configured"),  # it is no fake
         (lose_the_index, "index", "problem", "does not answer", "tried again by itself"),
         (poison, "outbox", "warning", "1 row cannot be indexed", "nexusctl outbox list --state dead"),
         (set_the_clock_back, "clock", "warning", "60 min behind the newest row", "timedatectl"),

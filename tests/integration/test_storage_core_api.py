@@ -82,7 +82,6 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     index, embedder = FakeIndex(), FakeEmbedder()
     model = KeyedModel(embedder.fingerprint.short, embedder)
     collections = Collections(store, index, model)
-    await collections.point(clock.now_ms())
     worker = OutboxWorker(store, index, model, collections, OutboxConfig(), clock, random.Random(7))
     search = MemorySearch(store, index, Serving(model), clock)
     table = MethodTable()

@@ -50,7 +50,8 @@ class Filling(Collections):
 
     async def prepare(self, now_ms: int) -> None:
         for collection in self.logical:
-            await self._index.ensure(CollectionSpec(self.physical(collection), self._fingerprint.dimension))
+            dimension = self._model.embedder.fingerprint.dimension
+            await self._index.ensure(CollectionSpec(self.physical(collection), dimension))
 
 
 class Pair:

@@ -66,6 +66,7 @@ def test_the_readme_names_no_method_that_there_is_not(rows: list[list[str]]) -> 
     registered = methods()
     resources = {name.partition(".")[0] for name in registered}
     settings = {key.name for key in all_keys(Config)}  # sections have names that resources have too
+    settings |= {name.rpartition(".")[0] for name in settings}
     named = {name for name in in_backticks((PROJECT / "README.md").read_text()) if name.partition(".")[0] in resources}
     for row in rows:  # in a row of methods a name of no known resource is meant as a method too
         names = {name for cell in row for name in in_backticks(cell) if "." in name}
