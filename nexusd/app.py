@@ -25,6 +25,7 @@ from nexusd.api.events import EventsApi
 from nexusd.api.graph import GraphApi
 from nexusd.api.groups import GroupsApi
 from nexusd.api.imports import ImportsApi
+from nexusd.api.index import IndexApi
 from nexusd.api.mcp_servers import McpServersApi
 from nexusd.api.memory import MemoryApi
 from nexusd.api.messages import MessagesApi
@@ -69,6 +70,7 @@ from nexusd.sync.kept import KeptModels
 from nexusd.sync.models import Models, Role
 from nexusd.sync.reembed import Reembedding
 from nexusd.sync.sources import current_payloads
+from nexusd.sync.verify import Verifier
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.events import EventHub
@@ -125,6 +127,10 @@ class App:
             self._store, self._index, self._models, self._worker, self._collections, config.outbox, clock, chance,
             self._hub.publish, on_swapped=self._kept.wake,
         )
+        self._verifier = Verifier(
+            self._store, self._index, self._serving, config.index, clock,
+            complete=lambda: self._worker.complete, publish=self._hub.publish,
+        )
         self._cache = Cache(config.cache, clock)
         self._files = FileStorage(
             settings.files_directory, config.files, self._store, clock, publish=self._hub.publish
@@ -148,19 +154,24 @@ class App:
             settings=settings, store=self._store, index=self._index, serving=self._serving,
             collections=self._collections, worker=self._worker, dispatcher=self._dispatcher,
             server=self._server, supervisor=self._supervisor, clock=clock,
-            files=self._files, cache=self._cache, settings_status=self._reloader.status, log=log,
-            reembedding=self._reembedding,
+            files=self._files, cache=self._cache, verifier=self._verifier, settings_status=self._reloader.status,
+            log=log, reembedding=self._reembedding,
+        )
+        self._index_api = IndexApi(
+            self._store, self._verifier, backend=config.index.backend, complete=lambda: self._worker.complete,
+            physical=self._physical, points=self._report.points, reembed=self._reembedding.progress,
+            kept=self._models.kept,
         )
         self._checkup = Checkup(
             settings=settings, store=self._store, index=self._index, serving=self._serving, worker=self._worker,
             supervisor=self._supervisor, files=self._files, processes=self._report.processes, clock=clock,
-            reloader=self._reloader, load=load,
+            reloader=self._reloader, load=load, index_state=self._index_api.state,
         )
         self._metrics = Metrics(
             report=self._report, dispatcher=self._dispatcher, server=self._server, store=self._store,
             worker=self._worker, collections=self._collections.logical, index=self._index, serving=self._serving,
             hub=self._hub, supervisor=self._supervisor, clock=clock, reembed=self._reembedding.progress,
-            cache=self._cache.stats,
+            cache=self._cache.stats, verifier=self._verifier,
         )
         self._register_methods()
 
@@ -171,8 +182,12 @@ class App:
         def tell(up: bool) -> None:  # noqa: FBT001  the index calls it with nothing else
             self._tell_state("index", up=up)
 
+        def tell_of_server(up: bool) -> None:  # noqa: FBT001  the same
+            self._verifier.index_running(up)
+            tell(up)
+
         if config.backend == "server":
-            return ServerIndex(config, self._clock, on_up=self._index_came_up, on_running=tell)
+            return ServerIndex(config, self._clock, on_up=self._index_came_up, on_running=tell_of_server)
         embedded = EmbeddedIndex(
             self._settings.data_directory / "index", config, self._clock, on_up=self._index_came_up, on_running=tell,
             secure_delete=self._store.secure,
@@ -205,12 +220,13 @@ class App:
     def _register_methods(self) -> None:
         search = MemorySearch(
             self._store, self._index, self._serving, self._clock,
-            complete=lambda: self._worker.complete,
+            complete=lambda: self._worker.complete, on_dropped=self._verifier.hits_dropped,
         )
         context = ContextBuilder(self._store, search)
         similar = SimilaritySearch(
             self._store, self._index, self._serving,
             payloads=current_payloads, complete=lambda: self._worker.complete,
+            on_dropped=self._verifier.hits_dropped,
         )
         for api in (
             SystemApi(
@@ -239,8 +255,12 @@ class App:
             EventsApi(self._hub),
             ReembedApi(self._store, self._models, self._reembedding, self._kept, self._clock),
             OutboxApi(self._store, self._worker, self._collections.logical, self._clock, self._erasing),
+            self._index_api,
         ):
             self._table.register(api.methods())
+
+    def _physical(self, collection: str) -> str:
+        return self._serving.model.physical(collection)
 
     async def run(self) -> ExitCode:
         """Start, serve until asked to stop, stop in reverse."""
@@ -267,6 +287,7 @@ class App:
                 self._supervisor.start("outbox", self._worker.run)
                 self._supervisor.start("models", self._kept.run)
                 self._supervisor.start("reembed", self._reembedding.run)
+                self._supervisor.start("verify", self._verifier.run)
                 self._supervisor.start("files", self._files.run)
                 self._supervisor.start("cache", self._cache.run)
                 parts.push_async_callback(self._server.close)
@@ -286,6 +307,7 @@ class App:
                 self._hub.publish("system", {"state": "stopping"})
                 self._gate.stop()
                 self._worker.stop_waiting()
+                self._verifier.stop_waiting()
                 self._erasing.stop()
                 self._server.stop_accepting()
                 await self._server.drain(self._reloader.settings.config.server.drain_timeout_s)
@@ -309,6 +331,8 @@ class App:
         if answering:
             (self._worker if role == "serving" else self._reembedding).embedder_up()
         if role == "serving":
+            if answering:
+                self._verifier.embedder_answers()
             self._tell_state("embedder", up=answering)
 
     def _status_line(self) -> str:

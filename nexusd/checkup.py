@@ -218,7 +218,8 @@ class Checkup:
         verified = "not compared in full yet, which happens every night"
         if state.last_verify is not None:
             ago_s = (now_ms - (state.last_verify.finished_at or now_ms)) / 1000
-            verified = f"compared in full {shown_span(max(0.0, ago_s))} ago, and agreed"
+            outcome = "agreed" if state.last_verify.agrees else "what differed was mended"
+            verified = f"compared in full {shown_span(max(0.0, ago_s))} ago, and {outcome}"
         return worst("index", found, f"{backend}, complete, {points:,} points; {verified}")
 
     async def _check_embedder(self) -> Check:
@@ -298,7 +299,10 @@ def _verified(report: IndexReport | None, now_ms: int) -> list[Check]:
     if report is None:
         return []
     found = []
-    if report.agrees is False:
+    if report.state == "failed":
+        says = f"the last comparison broke off: {report.error}"
+        found.append(finding("", "warning", says, "nexusctl index verify"))
+    if report.agrees is False and report.mended is None:
         says = "the last comparison found that index and rows differ"
         found.append(finding("", "problem", says, "nexusctl index repair"))
     if report.model_similarity is not None and report.model_similarity < SAME_MODEL:

@@ -22,11 +22,11 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
+from nexusd.config_places import absolute, config_path_of, first_path
 from nexusd.config_reading import Reading
 from nexusd.config_values import describe_found, group_exists
 from nexusd.errors import ConfigError
 
-CONFIG_FILE_NAME = "config.yaml"
 DATABASE_FILE_NAME = "nexus.db"
 SOCKET_FILE_NAME = "nexusd.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final zero
@@ -144,6 +144,10 @@ class IndexConfig(Section, frozen=True, kw_only=True):
     backend: Literal["embedded", "server"] = "embedded"
     rebuild_after: Annotated[int, Meta(ge=100, le=2**31)] = 10_000
     call_timeout_s: Seconds = 30.0
+    verify_at: Annotated[
+        str, Meta(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9])?\Z", extra={"expected": 'a time such as "03:30", or ""'})
+    ] = "03:30"
+    verify_repairs: bool = True
     url: str | None = None
     api_key: str | None = None
     tls: IndexTlsConfig = IndexTlsConfig()
@@ -277,19 +281,19 @@ def load_settings(
     reading = Reading(
         Config, path_keys=PATH_KEYS, other_variables=SPECIFIED_VARIABLES, choosing_variables=CHOOSING_VARIABLES
     )
-    config_path = _config_path(config, environ)
+    config_path = config_path_of(config, environ)
     if config_path is not None:
         reading.take_file(config_path)
     reading.take_environment(environ)
     values: Config = reading.build(Config)
-    data_directory = _absolute(data or _first_path(environ, "STATE_DIRECTORY") or Path("data"))
-    runtime_directory = _first_path(environ, "RUNTIME_DIRECTORY") or data_directory
+    data_directory = absolute(data or first_path(environ, "STATE_DIRECTORY") or Path("data"))
+    runtime_directory = first_path(environ, "RUNTIME_DIRECTORY") or data_directory
     settings = Settings(
         config=values,
         data_directory=data_directory,
-        database_path=_absolute(Path(values.storage.database or data_directory / DATABASE_FILE_NAME)),
-        files_directory=_absolute(Path(values.files.directory or data_directory)),
-        socket_path=_absolute(Path(values.server.socket.path or runtime_directory / SOCKET_FILE_NAME)),
+        database_path=absolute(Path(values.storage.database or data_directory / DATABASE_FILE_NAME)),
+        files_directory=absolute(Path(values.files.directory or data_directory)),
+        socket_path=absolute(Path(values.server.socket.path or runtime_directory / SOCKET_FILE_NAME)),
         config_path=config_path,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
         journal_stream=environ.get("JOURNAL_STREAM") or None,
@@ -376,18 +380,3 @@ def _wrong_index(index: IndexConfig) -> Iterator[tuple[str, str]]:
         yield "index.tls.caFile", f"{index.tls.ca_file} is no file"
 
 
-def _config_path(asked_for: Path | None, environ: Mapping[str, str]) -> Path | None:
-    if asked_for is not None:
-        return _absolute(asked_for)  # and it must be there
-    directory = _first_path(environ, "CONFIGURATION_DIRECTORY") or Path()
-    default = _absolute(directory / CONFIG_FILE_NAME)
-    return default if default.exists() else None
-
-
-def _first_path(environ: Mapping[str, str], name: str) -> Path | None:
-    first = environ.get(name, "").split(":")[0]  # systemd separates several directories by colons
-    return Path(first) if first else None
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.normpath(Path.cwd() / path))  # not resolve(): a symlink is the admin's own choice

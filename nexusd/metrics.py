@@ -34,7 +34,7 @@ from nexusd.embedding.serving import Serving
 from nexusd.index.index import Index, IndexHealth
 from nexusd.lifecycle import Supervisor
 from nexusd.model.cache import CacheStats
-from nexusd.model.index import ReembedProgress
+from nexusd.model.index import IndexReport, ReembedProgress
 from nexusd.model.outbox import BreakerState, OutboxState
 from nexusd.model.system import SettingsStatus
 from nexusd.processes import cpu_seconds, resident_bytes
@@ -42,6 +42,7 @@ from nexusd.status import StatusReport
 from nexusd.store.database import Database, StoreStats
 from nexusd.store.outbox import OutboxCounts, count_collections
 from nexusd.store.writer import DiskState
+from nexusd.sync.verify import Verifier
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.counters import DURATION_BUCKETS_S
 from nexusd.wire.dispatch import Dispatcher
@@ -85,6 +86,9 @@ class _Picture:
     breakers: Mapping[str, BreakerState]
     index: IndexHealth
     points: Mapping[str, int] | None
+    verified: IndexReport | None
+    verifying: bool
+    dropped_hits: int
     embedder: EmbedderHealth
     query_cache: tuple[int, int, int]
     reembed: ReembedProgress
@@ -112,6 +116,7 @@ class Metrics:
         supervisor: Supervisor,
         clock: Clock,
         reembed: Callable[[], ReembedProgress],
+        verifier: Verifier,
         cache: Callable[[], CacheStats] | None = None,
     ) -> None:
         """`collections` are the logical ones; a part that is not there has no figures."""
@@ -127,6 +132,7 @@ class Metrics:
         self._supervisor = supervisor
         self._clock = clock
         self._reembed = reembed
+        self._verifier = verifier
         self._cache = cache
         self._began_s = clock.monotonic_s()
 
@@ -164,6 +170,9 @@ class Metrics:
             },
             index=self._index.health(),
             points=points,
+            verified=self._verifier.last,
+            verifying=self._verifier.job is not None,
+            dropped_hits=self._verifier.dropped_hits,
             embedder=self._serving.model.embedder.health(),
             query_cache=(len(queries), queries.hits, queries.misses),
             reembed=self._reembed(),
@@ -284,6 +293,16 @@ def _index(now: _Picture) -> Families:
     yield _counter("nexusd_index_restarts", "Times that the index was started again.", now.index.restarts)
     if now.points is not None:
         yield _gauges("nexusd_index_points", "Points that the index holds, by collection.", "collection", now.points)
+    yield _gauge("nexusd_index_verifying", "Whether index and rows are being compared.", now.verifying)
+    if now.verified is not None and now.verified.finished_at is not None:
+        ended_s = now.verified.finished_at / 1000
+        yield _gauge("nexusd_index_verified_timestamp_seconds", "When index and rows were compared last.", ended_s)
+        agreed = now.verified.agrees is True
+        yield _gauge("nexusd_index_agrees", "Whether nothing differed then, and it did not fail.", agreed)
+    yield _counter(
+        "nexusd_search_dropped_hits", "Hits dropped since their row was gone, and nothing was queued about it.",
+        now.dropped_hits,
+    )  # fmt: skip
 
 
 def _embedder(now: _Picture) -> Families:

@@ -41,6 +41,7 @@ from nexusd.store.meta import get_epoch
 from nexusd.store.sessions import count_sessions
 from nexusd.sync.collections import Collections
 from nexusd.sync.reembed import Reembedding
+from nexusd.sync.verify import Verifier
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.listeners import Server
@@ -67,6 +68,7 @@ class StatusReport:
         clock: Clock,
         files: FileStorage,
         cache: Cache,
+        verifier: Verifier,
         settings_status: Callable[[], SettingsStatus],
         log: LogControl,
         reembedding: Reembedding,
@@ -83,6 +85,7 @@ class StatusReport:
         self._clock = clock
         self._files = files
         self._cache = cache
+        self._verifier = verifier
         self._settings_status = settings_status
         self._log = log
         self._reembedding = reembedding
@@ -115,6 +118,7 @@ class StatusReport:
             for task in self._supervisor.states()
             if task.state in {"waiting", "failed"}
         ]
+        reasons += self._verifier.troubles()
         dead = self._worker.status().dead
         if dead:
             reasons.append(f"outbox: {dead} rows cannot be indexed; see `outbox.list` with state dead")
@@ -140,6 +144,7 @@ class StatusReport:
         """Every part in figures."""
         index, embedder, store = self._index.health(), self._serving.model.embedder.health(), self._store.stats()
         fingerprint = self._serving.model.embedder.fingerprint
+        verified = self._verifier.last
         return SystemStatus(
             version=__version__,
             state="ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state,
@@ -166,6 +171,8 @@ class StatusReport:
                 rebuilding=index.rebuilding,
                 restarts=index.restarts,
                 points=await self.points(),
+                verified_at=None if verified is None else verified.finished_at,
+                agrees=None if verified is None else verified.agrees,
             ),
             embedder=EmbedderStatus(
                 provider=fingerprint.provider,

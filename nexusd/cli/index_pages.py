@@ -195,8 +195,12 @@ def _last(found: IndexState, now: int) -> RenderableType:
     if last is None:
         return Text("not yet: nexusctl index verify", style="dim")
     when = age(last.finished_at or last.started_at, now)
+    if last.state == "failed":
+        return Text(f"{when}, broke off: {safe(last.error or 'nobody knows why')}", style="red")
     if last.agrees:
         return Text(f"{when}, agreed", style="green")
+    if last.mended is not None:
+        return Text(f"{when}, differed and was mended", style="yellow")
     return Text(f"{when}, differed: nexusctl index repair", style="red")
 
 

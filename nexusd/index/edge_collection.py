@@ -39,7 +39,7 @@ from nexusd.index.edge_shard import (
     reason_to_fail,
 )
 from nexusd.index.journal import Journal, replay
-from nexusd.index.stored_payload import VERSION
+from nexusd.index.stored_payload import EPOCH, VERSION, epoch_of, version_of
 from nexusd.index.traces import Traces
 
 MANIFEST = "manifest.json"
@@ -245,14 +245,14 @@ class EdgeCollection:
         )
         # Euclid answers a distance; callers are promised that higher is nearer
         sign = -1.0 if self.manifest.distance == "Euclid" else 1.0
-        return [(_id(point), _version(point.payload), sign * point.score) for point in found]
+        return [(_id(point), version_of(point.payload), sign * point.score) for point in found]
 
-    def scroll(self, after_id: int, limit: int) -> list[tuple[int, int]]:
-        """(id, version) of the next points, ascending."""
+    def scroll(self, after_id: int, limit: int) -> list[tuple[int, int, str]]:
+        """(id, version, epoch) of the next points, ascending."""
         records, _ = self.shard.scroll(
-            edge.ScrollRequest(offset=max(0, after_id + 1), limit=limit, with_payload=[VERSION])
+            edge.ScrollRequest(offset=max(0, after_id + 1), limit=limit, with_payload=[VERSION, EPOCH])
         )
-        return [(_id(record), _version(record.payload)) for record in records]
+        return [(_id(record), version_of(record.payload), epoch_of(record.payload)) for record in records]
 
     def count(self) -> int:
         """How many points there are, exactly."""
@@ -331,7 +331,7 @@ def redo(shard: edge.EdgeShard, directory: Path) -> bool:
                 expected.update(dict.fromkeys(items))
         if expected:
             records = shard.retrieve([*expected], with_payload=[VERSION], with_vector=False)
-            found = {_id(record): _version(record.payload) for record in records}
+            found = {_id(record): version_of(record.payload) for record in records}
             taken = found == {id_: version for id_, version in expected.items() if version is not None}
             shard.flush()
     except BaseException as error:
@@ -376,7 +376,3 @@ def remove_collection(directory: Path) -> None:
 def _id(point: edge.Point | edge.Record | edge.ScoredPoint) -> int:
     """The engine also knows UUIDs; we give it integers only."""
     return point.id  # type: ignore[return-value]
-
-
-def _version(payload: dict[str, Any] | None) -> int:
-    return int((payload or {}).get(VERSION, 0))

@@ -138,7 +138,7 @@ class EmbeddedIndex:
         return [Hit(*found) for found in await self._call("search", asked)]
 
     async def scroll(self, collection: str, after_id: int, limit: int) -> list[PointVersion]:
-        """Up to `limit` ids greater than `after_id` with their versions, ascending."""
+        """Up to `limit` points with ids greater than `after_id`, ascending."""
         self._spec(collection)
         asked = {"collection": collection, "after_id": after_id, "limit": limit}
         return [PointVersion(*found) for found in await self._call("scroll", asked)]

@@ -61,7 +61,7 @@ class EmptyCollection:
             edge_filter(where)
         return []
 
-    def scroll(self, _after_id: int, _limit: int) -> list[tuple[int, int]]:
+    def scroll(self, _after_id: int, _limit: int) -> list[tuple[int, int, str]]:
         """Nothing."""
         return []
 

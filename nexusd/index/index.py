@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from nexusd.errors import IndexUnavailable
 from nexusd.index.filters import Filter
@@ -47,12 +47,15 @@ class Hit:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class PointVersion:
-    """An id and the version of the row that the index holds."""
+class PointVersion(NamedTuple):  # not a frozen dataclass, which takes three times as long; a walk makes very many
+    """An id, the version of the row that the index holds, and the epoch of the database that the row was of.
+
+    No epoch: the point does not say, as those do not that were stored by an earlier nexusd.
+    """
 
     id: int
     version: int
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,10 @@ class Index(Protocol):
         """The `limit` nearest points that pass the filter, nearest first."""
 
     async def scroll(self, collection: str, after_id: int, limit: int) -> list[PointVersion]:
-        """Up to `limit` ids greater than `after_id` with their versions, ascending."""
+        """Up to `limit` points with ids greater than `after_id`, ascending; fewer only where there are no more.
+
+        An id that is there twice, as in a cluster whose shards disagree, comes twice.
+        """
 
     async def count(self, collection: str) -> int:
         """How many points the collection holds, exactly."""

@@ -164,7 +164,7 @@ class ServerIndex:
         )
 
     async def scroll(self, collection: str, after_id: int, limit: int) -> list[PointVersion]:
-        """Up to `limit` ids greater than `after_id` with their versions, ascending."""
+        """Up to `limit` points with ids greater than `after_id`, ascending."""
         self._held(collection)
         return await self._ask(lambda calls: calls.scroll(collection, after_id, limit), self._config.call_timeout_s)
 

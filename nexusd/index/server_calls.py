@@ -26,7 +26,16 @@ from nexusd.index.index import CollectionSpec, Hit, Payload, Point, PointVersion
 from nexusd.index.server_claim import Found, Mark
 from nexusd.index.server_errors import CollectionLost, Unreachable
 from nexusd.index.server_filters import STAMP, needs_scan, not_newer, server_filter
-from nexusd.index.stored_payload import CREATED_AT, TERMS, VERSION, stored_payload, within_64_bits
+from nexusd.index.stored_payload import (
+    CREATED_AT,
+    EPOCH,
+    TERMS,
+    VERSION,
+    epoch_of,
+    stored_payload,
+    version_of,
+    within_64_bits,
+)
 
 OLDEST_VERSION = (1, 16)  # the first with conditional updates and metadata of a collection
 CONNECTIONS = 16
@@ -228,7 +237,7 @@ class ServerCalls:
         )
         sign = -1.0 if spec.distance == "Euclid" else 1.0  # a distance; callers are promised that higher is nearer
         return [
-            Hit(point.id, _version(point.payload), sign * point.score)
+            Hit(point.id, version_of(point.payload), sign * point.score)
             for point in found.points
             if isinstance(point.id, int)
         ]
@@ -237,10 +246,15 @@ class ServerCalls:
         """The next points, ascending."""
         records, _ = await _asked(
             self._client.scroll(
-                self._named(name), offset=max(0, after_id + 1), limit=limit, with_payload=[VERSION], with_vectors=False
+                self._named(name), offset=max(0, after_id + 1), limit=limit, with_payload=[VERSION, EPOCH],
+                with_vectors=False,
             )
         )
-        return [PointVersion(record.id, _version(record.payload)) for record in records if isinstance(record.id, int)]
+        return [
+            PointVersion(record.id, version_of(record.payload), epoch_of(record.payload))
+            for record in records
+            if isinstance(record.id, int)
+        ]
 
     async def publish(self, names: Mapping[str, str]) -> None:
         """Let every name be an alias of its collection, whatever it was before: one change, which nobody sees half."""
@@ -338,11 +352,6 @@ def _kept(point: Point, stamp: int) -> Payload:
     payload = within_64_bits(point.payload)
     msgspec.msgpack.encode(payload)
     return {**stored_payload(payload, point.version), STAMP: stamp}
-
-
-def _version(payload: dict[str, Any] | None) -> int:
-    version = (payload or {}).get(VERSION, 0)
-    return version if isinstance(version, int) else 0
 
 
 def _read_mark(metadata: dict[str, Any] | None) -> Mark | None:

@@ -7,7 +7,7 @@ It also spares us Qdrant's view of JSON, where a condition cannot name a boolean
 Two values of one hash would only let a candidate through that the rows refuse.
 
 Numbers are kept as they are too, for ranges; only that of createdAt is indexed. Nothing else is stored:
-nobody reads a payload back but for its version. Knows no backend.
+nobody reads a payload back but for its version and its database's epoch. Knows no backend.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
-VERSION, TERMS, NUMBERS = "version", "terms", "numbers"
+VERSION, EPOCH, TERMS, NUMBERS = "version", "epoch", "terms", "numbers"
 CREATED_AT = f"{NUMBERS}.createdAt"
 INDEXED_RANGES = frozenset({CREATED_AT})
 MAX_TERMS = 1024  # a point, outermost entries first: one odd payload must not swell the index
@@ -34,7 +34,22 @@ Path = tuple[str, ...]
 def stored_payload(payload: dict[str, Any], version: int) -> dict[str, Any]:
     """What the engine keeps of a payload, and the row's version."""
     terms = {term(path, value) for path, value in _entries(payload)}
-    return {VERSION: version, TERMS: list(terms), NUMBERS: _numbers(payload)}
+    kept = {VERSION: version, TERMS: list(terms), NUMBERS: _numbers(payload)}
+    if isinstance(epoch := payload.get(EPOCH), str):
+        kept[EPOCH] = epoch
+    return kept
+
+
+def version_of(stored: dict[str, Any] | None) -> int:
+    """The version that was stored with a point; 0 where there is none, as of a point that is not ours."""
+    version = (stored or {}).get(VERSION, 0)
+    return version if isinstance(version, int) else 0
+
+
+def epoch_of(stored: dict[str, Any] | None) -> str:
+    """The epoch that was stored with a point."""
+    epoch = (stored or {}).get(EPOCH, "")
+    return epoch if isinstance(epoch, str) else ""
 
 
 def _entries(payload: dict[str, Any]) -> Iterator[tuple[Path, Any]]:

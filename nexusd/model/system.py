@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from nexusd.model.cache import CacheStats
-from nexusd.model.fields import Params, Record
+from nexusd.model.fields import Params, Record, TimeMs
 from nexusd.model.outbox import OutboxStatus
 
 CheckState = Literal["ok", "warning", "problem"]
@@ -38,7 +38,10 @@ class DatabaseStatus(Record, frozen=True, kw_only=True):
 
 
 class IndexStatus(Record, frozen=True, kw_only=True):
-    """The vector index; `points` by collection, null while it does not answer."""
+    """The vector index; `points` by collection, null while it does not answer.
+
+    `verified_at` and `agrees` are of the last index.verify or index.repair that ended; `agrees` is null if it failed.
+    """
 
     backend: str
     available: bool
@@ -46,6 +49,8 @@ class IndexStatus(Record, frozen=True, kw_only=True):
     rebuilding: bool
     restarts: int
     points: dict[str, int] | None
+    verified_at: TimeMs | None
+    agrees: bool | None
 
 
 class EmbedderStatus(Record, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ from nexusd.model.memory import (
 )
 from nexusd.retrieval.conditions import index_filter
 from nexusd.retrieval.fusion import Candidates, Ranked, rank
+from nexusd.retrieval.ghosts import OnDropped, nobody_minds
 from nexusd.retrieval.keyword import KeywordAnswer, find_by_words
 from nexusd.retrieval.terms import ChosenTerms
 from nexusd.store.database import Database
@@ -103,11 +104,15 @@ class SemanticAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Both engines' answers at some depth, the order made of them, and how long the words took."""
+    """Both engines' answers at some depth, the order made of them, and how long the words took.
+
+    `dropped` are the rows that the index should not have found any more: they are gone.
+    """
 
     keyword: KeywordAnswer
     semantic: SemanticAnswer
     ranked: list[Ranked]
+    dropped: list[Key]
     keyword_s: float
 
     @property
@@ -126,7 +131,8 @@ class MemorySearch:
     """Search over all memories.
 
     `complete` tells whether the index holds all that the outbox does not owe it: where not, the answer says so.
-    `semantic_deadline_s` is how long the embedder and the index may take together.
+    `on_dropped` is told of hits whose row is gone. `semantic_deadline_s` is how long the embedder and the index may
+    take together.
     """
 
     def __init__(
@@ -137,9 +143,11 @@ class MemorySearch:
         clock: Clock,
         *,
         complete: Callable[[], bool] = lambda: True,
+        on_dropped: OnDropped = nobody_minds,
         semantic_deadline_s: float = SEMANTIC_DEADLINE_S,
     ) -> None:
         self._complete = complete
+        self._on_dropped = on_dropped
         self._store = store
         self._index = index
         self._serving = serving
@@ -216,6 +224,7 @@ class MemorySearch:
             if enough or all(depths[collection] == MAX_DEPTH for collection in deeper):
                 break
             times *= DEEPER
+        self._tell_dropped(found.dropped)
         return MemoryHits(
             items=items,
             degraded=list(found.semantic.degraded),
@@ -235,7 +244,15 @@ class MemorySearch:
             semantic_side.cancel()  # the words failed or the caller went away; otherwise it is done
         keys = keyword.candidates.scores.keys() | semantic.candidates.scores.keys()
         places = await self._store.read(place_memories, keys)
-        return Found(keyword, semantic, rank(keyword.candidates, semantic.candidates, places), keyword_s)
+        dropped = [key for key in semantic.candidates.scores if key not in places]
+        return Found(keyword, semantic, rank(keyword.candidates, semantic.candidates, places), dropped, keyword_s)
+
+    def _tell_dropped(self, dropped: list[Key]) -> None:
+        by_collection: dict[Collection, list[int]] = {}
+        for collection, id_ in dropped:
+            by_collection.setdefault(collection, []).append(id_)
+        for collection, ids in by_collection.items():
+            self._on_dropped(collection, ids)
 
     async def _by_words(self, question: Question, depths: Mapping[Collection, int]) -> KeywordAnswer:
         if question.mode == "semantic" or not depths:

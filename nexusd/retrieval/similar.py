@@ -18,6 +18,7 @@ from nexusd.index.filters import Filter, passes
 from nexusd.index.index import Hit, Index, Vector
 from nexusd.model.fields import IndexedCollection
 from nexusd.model.memory import Part
+from nexusd.retrieval.ghosts import OnDropped, nobody_minds
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.text_budget import TextBudget
@@ -55,7 +56,7 @@ class SimilaritySearch:
 
     `complete` tells whether the index holds all that
     the outbox does not owe it. `payloads` are what rows would have in the index as they are now: by these the filter
-    is asked again where the index holds an older version.
+    is asked again where the index holds an older version. `on_dropped` is told of hits whose row is gone.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class SimilaritySearch:
         *,
         payloads: Payloads,
         complete: Callable[[], bool] = lambda: True,
+        on_dropped: OnDropped = nobody_minds,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._store = store
@@ -73,6 +75,7 @@ class SimilaritySearch:
         self._serving = serving
         self._payloads = payloads
         self._complete = complete
+        self._on_dropped = on_dropped
         self._patience_s = patience_s
 
     @property
@@ -129,9 +132,11 @@ class SimilaritySearch:
             # also after it: an index that was lost meanwhile comes up empty, and answers
             degraded: list[Part] = [] if complete and self._complete() else ["index"]
             budget = TextBudget()
-            rows = await self._store.read(self._live_rows, collection, hits, where, select, budget)
+            rows, gone = await self._store.read(self._live_rows, collection, hits, where, select, budget)
             live = [(rows[hit.id], hit.score) for hit in hits if hit.id in rows]
             if len(live) >= limit or budget.exhausted or len(hits) < depth or depth >= MAX_DEPTH:
+                if gone:
+                    self._on_dropped(collection, gone)
                 return Similar(live[:limit], degraded, truncated=budget.exhausted and len(live) < limit)
             depth = min(DEEPER * depth, MAX_DEPTH)
 
@@ -150,13 +155,17 @@ class SimilaritySearch:
         where: Filter | None,
         select: Select[R],
         budget: TextBudget,
-    ) -> dict[int, R]:
-        """Those of the rows that are there, are to be in the index, and pass the filter as they are now."""
+    ) -> tuple[dict[int, R], list[int]]:
+        """Those of the rows that are there, are to be in the index, and pass the filter as they are now.
+
+        And the hits that the index should not hold any more.
+        """
         out = select_unindexed(db, collection, [hit.id for hit in hits])
         rows = dict(select(db, [hit.id for hit in hits if hit.id not in out], budget))
+        gone = [] if budget.exhausted else [hit.id for hit in hits if hit.id not in rows]
         if where is not None:
             changed = [hit.id for hit in hits if hit.id in rows and rows[hit.id].version != hit.version]
             for row_id, payload in self._payloads(db, collection, changed).items():
                 if not passes(where, row_id, payload):
                     del rows[row_id]
-        return rows
+        return rows, gone

@@ -43,15 +43,46 @@ class Document:
     @property
     def content_hash(self) -> bytes:
         """Tells whether a stored vector still belongs to the text."""
-        return hashlib.blake2b(self.text.encode(), digest_size=CONTENT_HASH_BYTES).digest()
+        return content_hash(self.text)
 
     @property
     def blank(self) -> bool:
         """Whether there is nothing to embed: every blank text would be as near to all questions as any other."""
-        return not self.text.strip()
+        return is_blank(self.text)
 
 
 DocumentLoader = Callable[[apsw.Connection, Sequence[int], str], list[Document]]
+
+
+def content_hash(text: str) -> bytes:
+    """What a stored vector keeps of the text that it is of."""
+    return hashlib.blake2b(text.encode(), digest_size=CONTENT_HASH_BYTES).digest()
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing in it to embed."""
+    return not text.strip()
+
+
+def episode_text(user_message: str, ai_response: str) -> str:
+    """What is embedded of an exchange."""
+    return f"User: {user_message}\nAssistant: {ai_response}"
+
+
+def entity_text(name: str, type_: str, notes: str | None) -> str:
+    """What is embedded of an entity."""
+    heading = f"{name} ({type_})"
+    return f"{heading}\n{notes}" if notes else heading
+
+
+def message_text(role: str, content: str) -> str:
+    """What is embedded of a message; one of white space has no text."""
+    return f"{role}: {content}" if content.strip() else ""
+
+
+def plain_text(text: str) -> str:
+    """What is embedded of a row that is a text and nothing else."""
+    return text
 
 
 def load_episode_documents(db: apsw.Connection, ids: Sequence[int], epoch: str) -> list[Document]:
@@ -84,7 +115,7 @@ def episode_document(source: EpisodeSource, epoch: str) -> Document:
     return Document(
         id=source.id,
         version=source.version,
-        text=f"User: {source.user_message}\nAssistant: {source.ai_response}",
+        text=episode_text(source.user_message, source.ai_response),
         payload={
             "sessionId": source.session_id,
             "projectId": source.project_id,
@@ -97,11 +128,10 @@ def episode_document(source: EpisodeSource, epoch: str) -> Document:
 
 def entity_document(source: EntitySource, epoch: str) -> Document:
     """An entity: its name and what kind of thing it is, and the notes on it."""
-    heading = f"{source.name} ({source.type})"
     return Document(
         id=source.id,
         version=source.version,
-        text=f"{heading}\n{source.notes}" if source.notes else heading,
+        text=entity_text(source.name, source.type, source.notes),
         payload={
             "name": source.name,
             "type": source.type,
@@ -133,7 +163,7 @@ def message_document(source: MessageSource, epoch: str) -> Document:
     return Document(
         id=source.id,
         version=source.version,
-        text=f"{source.role}: {source.content}" if source.content.strip() else "",
+        text=message_text(source.role, source.content),
         payload={
             "conversationId": source.conversation_id,
             "role": source.role,
@@ -196,6 +226,16 @@ LOADERS: dict[str, DocumentLoader] = {
     "summaries": load_summary_documents,
     "messages": load_message_documents,
     "vectors": load_vector_documents,
+}
+
+
+# What is embedded, from the columns that `store/verifying` reads of a row.
+TEXTS: dict[str, Callable[..., str]] = {
+    "episodes": episode_text,
+    "entities": entity_text,
+    "summaries": plain_text,
+    "messages": message_text,
+    "vectors": plain_text,
 }
 
 

@@ -13,12 +13,15 @@ from nexusd.index.index import CollectionSpec, Hit, IndexHealth, Point, PointVer
 
 
 class FakeIndex:
-    """Brute force over dictionaries. `down` makes every call fail; `refused` ids are never taken."""
+    """Brute force over dictionaries. `down` makes every call fail; `refused` ids are never taken; ids in `twice` are
+    there twice until they are deleted.
+    """
 
     def __init__(self) -> None:
         self.down = False
         self.incarnation = "first"
         self.refused: set[int] = set()
+        self.twice: set[int] = set()
         self.upserts: list[list[int]] = []
         self.before_upsert: asyncio.Event | None = None  # an upsert under way waits for it
         self.upsert_began = asyncio.Event()
@@ -69,6 +72,7 @@ class FakeIndex:
         held = self._held(collection)
         for point_id in ids:
             held.pop(point_id, None)
+            self.twice.discard(point_id)
 
     async def search(self, collection: str, vector: Vector, limit: int, where: Filter | None) -> list[Hit]:
         wanted = array.array("f", vector)
@@ -80,8 +84,9 @@ class FakeIndex:
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:limit]
 
     async def scroll(self, collection: str, after_id: int, limit: int) -> list[PointVersion]:
-        points = sorted(self._held(collection).values(), key=lambda point: point.id)
-        return [PointVersion(p.id, p.version) for p in points if p.id > after_id][:limit]
+        held = [*self._held(collection).values()]
+        points = sorted([*held, *(point for point in held if point.id in self.twice)], key=lambda point: point.id)
+        return [PointVersion(p.id, p.version, p.payload.get("epoch", "")) for p in points if p.id > after_id][:limit]
 
     async def count(self, collection: str) -> int:
         return len(self._held(collection))

@@ -271,6 +271,17 @@ async def test_a_dropped_collection_is_gone_and_made_anew_is_empty(index: Index)
     assert await index.count(SPEC.name) == 0
 
 
+async def test_a_point_says_which_database_it_is_of(index: Index) -> None:
+    ours, other = "0123456789abcdef" * 2, "another"
+    await index.upsert(SPEC.name, [point(1, epoch=ours), point(2, epoch=other), point(3), point(4, epoch=5)])
+    expected = [PointVersion(1, 1, ours), PointVersion(2, 1, other), PointVersion(3, 1), PointVersion(4, 1)]
+    assert await index.scroll(SPEC.name, 0, 10) == expected
+    await index.upsert(SPEC.name, [point(2, version=2, epoch=ours)])
+    assert await index.scroll(SPEC.name, 1, 1) == [PointVersion(2, 2, ours)]
+    where = Filter(must=(Match("epoch", (ours,)),))
+    assert {hit.id for hit in await index.search(SPEC.name, vector(1), 9, where)} == {1, 2}
+
+
 async def test_collections_do_not_share_points(factory: Factory, tmp_path: Path) -> None:
     other = CollectionSpec("entities", 3)
     async with opened(factory, tmp_path, SPEC, other) as index:

@@ -68,7 +68,7 @@ def test_closing_flushes_so_that_the_next_opening_has_nothing_to_redo(tmp_path: 
     collection.close()
     assert list(replay(place)) == []
     again = EdgeCollection.open(place, dimension=4, distance="Cosine", hnsw_from=100)
-    assert (again.scroll(0, 10), again.changed) == ([(1, 2)], 1)
+    assert (again.scroll(0, 10), again.changed) == ([(1, 2, "")], 1)
     again.close()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nexusd.index.edge_payload import needs_scan
 from nexusd.index.filters import Filter, Match, Range, parsed, path
-from nexusd.index.stored_payload import MAX_TERMS, TERMS, stored_payload, term
+from nexusd.index.stored_payload import EPOCH, MAX_TERMS, TERMS, VERSION, epoch_of, stored_payload, term, version_of
 
 SCALARS = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
 
@@ -69,3 +69,13 @@ def test_a_range_that_no_index_covers_is_found_at_any_depth(depth: int) -> None:
         for _ in range(depth):
             where = Filter(must_not=(Match("sessionId", (1,)), where))
         assert needs_scan(asdict(where)) == scan
+
+
+def test_version_and_epoch_are_read_back() -> None:
+    kept = stored_payload({"epoch": "ours", "sessionId": 3}, 7)
+    assert (version_of(kept), epoch_of(kept)) == (7, "ours")
+
+
+@pytest.mark.parametrize("kept", [None, {}, {VERSION: "1", EPOCH: 5}, {VERSION: None, EPOCH: None}])
+def test_what_somebody_else_has_stored_has_no_version_and_no_epoch(kept: dict[str, object] | None) -> None:
+    assert (version_of(kept), epoch_of(kept)) == (0, "")
