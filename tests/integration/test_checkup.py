@@ -174,3 +174,27 @@ async def test_the_embedder_is_really_asked_each_time(house: House) -> None:
     await house.checks()
     await house.checks()
     assert len(house.embedder.query_calls) == 2
+
+
+async def test_a_comparison_says_whether_anything_is_left_to_do(house: House) -> None:
+    row_id = await house.remember("tea")
+    await house.daemon.drained()
+    verifying = asyncio.create_task(house.daemon._app._verifier.run())
+    target = house.daemon.collections.physical("episodes")
+    await house.index.delete(target, [row_id])
+    await house.daemon.get("index.verify")
+    one = (await house.checks())["index"]
+    assert (one["state"], one["advice"]) == ("problem", "nexusctl index repair")
+    await house.daemon.get("index.repair")
+    await house.daemon.drained()
+    one = (await house.checks())["index"]
+    assert one["state"] == "ok"
+    assert one["says"].endswith("ago, and what differed was mended")
+    house.index.down = True
+    assert (await house.daemon.get("index.verify"))["state"] == "failed"
+    house.index.down = False
+    one = (await house.checks())["index"]
+    assert (one["state"], one["advice"]) == ("warning", "nexusctl index verify")
+    assert "the last comparison broke off: down" in one["says"]
+    verifying.cancel()
+    await asyncio.wait({verifying})

@@ -214,6 +214,22 @@ def test_forget_where_nobody_can_be_asked_wants_to_be_told(keeping: ScriptedDaem
 # --- status: the daemon's method with a drawing of its own ---
 
 
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        (report(), "agreed"),
+        (report(agrees=False), "differed: nexusctl index repair"),
+        (report("repair", agrees=False, mended={}), "differed and was mended"),
+        (report(state="failed", agrees=None, error="the index is away"), "broke off: the index is away"),
+    ],
+)
+def test_status_tells_how_the_last_comparison_ended(daemon: ScriptedDaemon, last: dict[str, Any], says: str) -> None:
+    daemon.answers["help"] = {"name": "index.status", "params": []}
+    daemon.answers["index.status"] = state(lastVerify=last)
+    done = on_terminal("--socket", daemon.address, "index", "status", width=160)
+    assert (done.code, says in done.words) == (0, True), done.words
+
+
 def test_status_tells_how_index_model_and_comparison_stand(daemon: ScriptedDaemon) -> None:
     daemon.answers["help"] = {"name": "index.status", "params": []}
     daemon.answers["index.status"] = state(
