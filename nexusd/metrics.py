@@ -39,8 +39,9 @@ from nexusd.model.outbox import BreakerState, OutboxState
 from nexusd.model.system import SettingsStatus
 from nexusd.processes import cpu_seconds, resident_bytes
 from nexusd.status import StatusReport
+from nexusd.store.backlog import count_collections
 from nexusd.store.database import Database, StoreStats
-from nexusd.store.outbox import OutboxCounts, count_collections
+from nexusd.store.outbox import OutboxCounts
 from nexusd.store.writer import DiskState
 from nexusd.sync.verify import Verifier
 from nexusd.sync.worker import OutboxWorker

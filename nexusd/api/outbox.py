@@ -22,11 +22,15 @@ from nexusd.model.outbox import (
     WaitedOutbox,
     WaitOutbox,
 )
+from nexusd.store.backlog import count_collections, count_next
 from nexusd.store.database import Database
-from nexusd.store.outbox import OutboxCounts, count_collections, count_next, list_outbox, retry_dead
+from nexusd.store.idempotency import kept_reply
+from nexusd.store.outbox import OutboxCounts, list_outbox, retry_dead, retry_next_dead
 from nexusd.sync.erasing import Erasing
 from nexusd.sync.worker import OutboxWorker
 from nexusd.wire.methods import Call, Method
+
+RETRIED = 1000  # rows a transaction: nobody's write waits for a hundred thousand of them
 
 
 class OutboxApi:
@@ -80,8 +84,14 @@ class OutboxApi:
 
     async def retry(self, call: Call, params: RetryOutbox) -> RetriedOutbox | msgspec.Raw:
         """Queue dead letters again."""
-        receipt = receipt_for(call, "outbox.retry", params)
-        return await self._store.write_once(receipt, _retry, params, self._clock.now_ms())
+        receipt, now_ms = receipt_for(call, "outbox.retry", params), self._clock.now_ms()
+        retried = 0
+        if not params.seqs and (receipt is None or self._store.peek(kept_reply, receipt, now_ms) is None):
+            after: int | None = 0
+            while after is not None:  # what a crash leaves is done by the same call again
+                some, after = await self._store.write(retry_next_dead, after, RETRIED, now_ms)
+                retried += some
+        return await self._store.write_once(receipt, _retry, params, now_ms, retried)
 
     def methods(self) -> list[Method]:
         """What this module registers."""
@@ -142,5 +152,5 @@ def _backlog(counts: OutboxCounts, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _retry(db: apsw.Connection, params: RetryOutbox, now_ms: int) -> RetriedOutbox:
-    return RetriedOutbox(retried=retry_dead(db, params.seqs, now_ms))
+def _retry(db: apsw.Connection, params: RetryOutbox, now_ms: int, already: int) -> RetriedOutbox:
+    return RetriedOutbox(retried=already + retry_dead(db, params.seqs, now_ms))

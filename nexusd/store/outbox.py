@@ -26,6 +26,8 @@ Op = Literal["upsert", "delete"]
 Place = tuple[int, int]  # among a collection's pending rows: the time from which one may be tried, and its seq
 Queue = Literal["outbox", "outbox_next"]  # names of tables: they stand in SQL, and come from nowhere but here
 
+ALL_DEAD = -1  # as a limit
+
 _LISTING = "outbox"
 _ENTRY_COLUMNS = "seq, collection, row_id, version, op, attempts, created_ms"
 _ROW_COLUMNS = """
@@ -40,20 +42,20 @@ seq IN (
 
 # A collection's pending rows lie in one index by the time from which they may be tried, and there by age: those that
 # never waited (0) come first, and no query below looks at a row that it does not answer.
-_PENDING = "FROM {queue} INDEXED BY {queue}_due WHERE state = 'pending' AND collection ="
+PENDING = "FROM {queue} INDEXED BY {queue}_due WHERE state = 'pending' AND collection ="
 
-# by collection: the newest and the oldest that never waited, those whose time has come, and those that should wait
+# by collection: the oldest and the newest that never waited, those whose time has come, and those that should wait
 # longer than any backoff lasts: they were postponed before the wall clock was set back, and are due. Lists in JSON,
 # since every row that SQLite hands over gives the interpreter away.
 DUE = f"""
 SELECT (SELECT json_group_array(seq) FROM (
-            SELECT seq {_PENDING} value AND not_before_ms = 0 ORDER BY seq DESC LIMIT ?1)),
+            SELECT seq {PENDING} value AND not_before_ms = 0 ORDER BY seq LIMIT ?1)),
        (SELECT json_group_array(seq) FROM (
-            SELECT seq {_PENDING} value AND not_before_ms = 0 ORDER BY seq LIMIT ?1)),
+            SELECT seq {PENDING} value AND not_before_ms = 0 ORDER BY seq DESC LIMIT ?1)),
        (SELECT json_group_array(seq) FROM (
-            SELECT seq {_PENDING} value AND not_before_ms BETWEEN 1 AND ?2 ORDER BY not_before_ms, seq LIMIT ?1)),
+            SELECT seq {PENDING} value AND not_before_ms BETWEEN 1 AND ?2 ORDER BY not_before_ms, seq LIMIT ?1)),
        (SELECT json_group_array(seq) FROM (
-            SELECT seq {_PENDING} value AND not_before_ms > ?2 + ?3 ORDER BY not_before_ms, seq LIMIT ?1))
+            SELECT seq {PENDING} value AND not_before_ms > ?2 + ?3 ORDER BY not_before_ms, seq LIMIT ?1))
 FROM json_each(?4)"""
 
 # take these entries
@@ -63,8 +65,8 @@ SELECT json_group_array(json_array({_ENTRY_COLUMNS})) FROM {{queue}} WHERE seq I
 
 # by collection: from when on its first pending row may be tried, and from when on its last
 EDGES = f"""
-SELECT (SELECT not_before_ms {_PENDING} value ORDER BY not_before_ms LIMIT 1),
-       (SELECT not_before_ms {_PENDING} value ORDER BY not_before_ms DESC LIMIT 1)
+SELECT (SELECT not_before_ms {PENDING} value ORDER BY not_before_ms LIMIT 1),
+       (SELECT not_before_ms {PENDING} value ORDER BY not_before_ms DESC LIMIT 1)
 FROM json_each(?)"""
 
 # done: the index holds it, or holds it no more
@@ -76,7 +78,7 @@ RELEASE = f"UPDATE {{queue}} SET state = 'pending', not_before_ms = ? WHERE {AS_
 # a collection's pending rows that wait, from a place on
 WAITING = f"""
 SELECT json_group_array(json_array(not_before_ms, seq, attempts)) FROM (
-    SELECT not_before_ms, seq, attempts {_PENDING} ? AND (not_before_ms, seq) > (?, ?)
+    SELECT not_before_ms, seq, attempts {PENDING} ? AND (not_before_ms, seq) > (?, ?)
     ORDER BY not_before_ms, seq LIMIT ?)"""
 
 # they are due
@@ -103,26 +105,6 @@ SELECT (SELECT count(*) FROM {queue}),
 # since when the oldest living row waits; dead letters that are older are passed over one by one
 OLDEST = "SELECT created_ms FROM {queue} WHERE state <> 'dead' ORDER BY seq LIMIT 1"
 
-# rows by collection: all of them out of the unique index alone, the rare states by their own small indexes, which
-# are named, or SQLite would take the large one and look at every row
-COUNT_COLLECTIONS = "SELECT collection, count(*) FROM {queue} GROUP BY collection"
-COUNT_COLLECTIONS_IN_STATE = """
-SELECT collection, count(*) FROM {queue} INDEXED BY {queue}_{state} WHERE state = '{state}' GROUP BY collection"""
-
-# whether a next model's collections are being filled
-NEXT_MODEL = "SELECT EXISTS (SELECT 1 FROM models WHERE state = 'next')"
-
-# since when a collection's oldest living row waits; of its pending rows, those that were postponed are looked at
-OLDEST_OF_COLLECTION = f"""
-SELECT min(created_ms) FROM (
-    SELECT created_ms FROM (SELECT created_ms {_PENDING} ?1 AND not_before_ms = 0 ORDER BY seq LIMIT 1)
-    UNION ALL
-    SELECT created_ms {_PENDING} ?1 AND not_before_ms > 0
-    UNION ALL
-    SELECT created_ms FROM (
-        SELECT created_ms FROM {{queue}} INDEXED BY {{queue}}_inflight
-        WHERE state = 'inflight' AND collection = ?1 ORDER BY seq LIMIT 1))"""
-
 # rows after a place, oldest first
 LIST_OUTBOX = f"""
 SELECT {_ROW_COLUMNS} FROM {{queue}} WHERE seq > ? AND {{conditions}} ORDER BY seq LIMIT ? OFFSET ?"""
@@ -131,8 +113,12 @@ SELECT {_ROW_COLUMNS} FROM {{queue}} WHERE seq > ? AND {{conditions}} ORDER BY s
 RETRY_DEAD = """
 UPDATE {queue} SET state = 'pending', attempts = 0, not_before_ms = 0, error_kind = NULL, error = NULL,
     created_ms = ?
-WHERE state = 'dead'"""
-RETRY_DEAD_SEQS = RETRY_DEAD + " AND seq IN (SELECT value FROM json_each(?))"
+WHERE state = 'dead' AND seq IN (SELECT value FROM json_each(?))"""
+
+# the next dead letters after a place
+NEXT_DEAD = """
+SELECT json_group_array(seq) FROM (
+    SELECT seq FROM {queue} INDEXED BY {queue}_dead WHERE state = 'dead' AND seq > ? ORDER BY seq LIMIT ?)"""
 
 # which of the rows are not settled, and why
 UNFINISHED = """
@@ -183,19 +169,21 @@ def claim_batch(
     max_backoff_ms: int,
     collections: Sequence[str],
     *,
+    turn: int = 0,
     passed_over: Collection[int] = (),
     queue: Queue = "outbox",
 ) -> list[OutboxEntry]:
     """Claim up to `limit` entries that are due, in the order in which they are to be served: in turn of every
-    collection that has some, and there in turn of its newest, its oldest and those that were postponed.
+    collection that has some, and there in turn of its oldest, its newest and those that were postponed. A claim that
+    is too small for all of them begins with another one each `turn`.
 
     `max_backoff_ms` is the longest that anything is ever postponed: what should wait longer still was
     postponed before the wall clock was set back, and is due. The seqs in `passed_over` are not taken.
     """
     values = (limit + len(passed_over), now_ms, max_backoff_ms, msgspec.json.encode(collections).decode())
     lists: list[Any] = db.execute(DUE.format(queue=queue), values).fetchall()
-    due = [_in_turn(map(_numbers, each)) for each in lists]
-    fresh = (seq for seq in dict.fromkeys(_in_turn(due)) if seq not in passed_over)
+    due = [_in_turn([_numbers(each) for each in listed], turn) for listed in lists]
+    fresh = (seq for seq in dict.fromkeys(_in_turn(due, turn)) if seq not in passed_over)
     wanted = list(islice(fresh, limit))
     if not wanted:
         return []
@@ -206,9 +194,10 @@ def claim_batch(
     return [entries[seq] for seq in wanted]
 
 
-def _in_turn(sources: Iterable[Iterable[int]]) -> Iterator[int]:
+def _in_turn(sources: Sequence[Iterable[int]], turn: int) -> Iterator[int]:
     """One of each source, again and again, until all are exhausted."""
-    for round_ in zip_longest(*sources):
+    first = turn % len(sources)
+    for round_ in zip_longest(*sources[first:], *sources[:first]):
         yield from (number for number in round_ if number is not None)
 
 
@@ -279,33 +268,6 @@ def count_outbox(db: Connection, *, queue: Queue = "outbox") -> OutboxCounts:
     )
 
 
-def count_collections(db: Connection, *, queue: Queue = "outbox") -> dict[str, OutboxCounts]:
-    """The rows by collection, of those that have any. For a reader: 11 ms where 100,000 wait."""
-    oldest = OLDEST_OF_COLLECTION.format(queue=queue)
-    totals = _counts(db, COUNT_COLLECTIONS.format(queue=queue))
-    inflight = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(queue=queue, state="inflight"))
-    dead = _counts(db, COUNT_COLLECTIONS_IN_STATE.format(queue=queue, state="dead"))
-    return {
-        name: OutboxCounts(
-            pending=total - inflight.get(name, 0) - dead.get(name, 0),
-            inflight=inflight.get(name, 0),
-            dead=dead.get(name, 0),
-            oldest_ms=db.execute(oldest, (name,)).get if total > dead.get(name, 0) else None,
-        )
-        for name, total in totals.items()
-    }
-
-
-def count_next(db: Connection) -> OutboxCounts | None:
-    """The rows that are owed to the next model's collections, by state; None where none is being filled."""
-    return count_outbox(db, queue="outbox_next") if db.execute(NEXT_MODEL).get else None
-
-
-def _counts(db: Connection, sql: str) -> dict[str, int]:
-    rows: list[Any] = db.execute(sql).fetchall()
-    return dict(rows)
-
-
 def next_due_ms(
     db: Connection, now_ms: int, max_backoff_ms: int, collections: Sequence[str], *, queue: Queue = "outbox"
 ) -> int | None:
@@ -366,13 +328,25 @@ def retry_dead(db: Connection, seqs: Sequence[int], now_ms: int, *, queue: Queue
     Raises:
         OutboxRowNotFound: some are named, and none of them is a dead letter.
     """
-    if seqs:
-        db.execute(RETRY_DEAD_SEQS.format(queue=queue), (now_ms, msgspec.json.encode(seqs).decode()))
-        if db.changes() == 0:
-            raise OutboxRowNotFound("None of these rows is a dead letter.")
-    else:
-        db.execute(RETRY_DEAD.format(queue=queue), (now_ms,))
+    if not seqs:
+        retried, _ = retry_next_dead(db, 0, ALL_DEAD, now_ms, queue=queue)
+        return retried
+    db.execute(RETRY_DEAD.format(queue=queue), (now_ms, msgspec.json.encode(seqs).decode()))
+    if db.changes() == 0:
+        raise OutboxRowNotFound("None of these rows is a dead letter.")
     return db.changes()
+
+
+def retry_next_dead(
+    db: Connection, after: int, limit: int, now_ms: int, *, queue: Queue = "outbox"
+) -> tuple[int, int | None]:
+    """Give up to `limit` dead letters of seqs greater than `after` another chance; answer how many, and the seq to go
+    on from. None at the end.
+    """
+    listed: str = db.execute(NEXT_DEAD.format(queue=queue), (after, limit)).get
+    db.execute(RETRY_DEAD.format(queue=queue), (now_ms, listed))
+    seqs = _numbers(listed)
+    return len(seqs), seqs[-1] if len(seqs) == limit else None
 
 
 def unfinished(

@@ -96,6 +96,8 @@ class Sending:
                 raise outcome
         if waiting:
             await self._setbacks.release([entry for each in waiting for entry in each.entries])
+        if done and not self._away:  # a full index still removes, and is away for all that
+            self._answered()
         self._setbacks.cleared(done)
         with_point = [entry for entry in done if entry.seq not in blank]
         without_point = [entry for entry in done if entry.seq in blank]
@@ -126,7 +128,6 @@ class Sending:
                 for holder in holders:
                     await self._index.delete(holder, [entry.row_id for entry in entries])
                 self._reached("deleted")
-            self._answered()
             if refused:
                 await self._bury(entries, refused)
         except IndexUnavailable as error:

@@ -235,7 +235,7 @@ class OutboxWorker:
             self._behind = True
             entries = await self._store.write(
                 claim_batch, self._claim_rows, now_ms, self._max_backoff_ms, self._collections.logical,
-                passed_over=self._under_way, queue=self._queue,
+                turn=self.turns, passed_over=self._under_way, queue=self._queue,
             )
             if not entries:
                 return False

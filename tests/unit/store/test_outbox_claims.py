@@ -62,7 +62,20 @@ def test_only_the_named_collections_are_claimed(db: Connection) -> None:
 
 def test_the_newest_and_the_oldest_are_claimed_in_turn(db: Connection) -> None:
     queue_rows(db, "episodes", range(1, 101))
-    assert rows_of(claim(db, 6)) == [100, 1, 99, 2, 98, 3]
+    assert rows_of(claim(db, 6)) == [1, 100, 2, 99, 3, 98]
+
+
+def test_the_smallest_claims_reach_everybody_in_the_end(db: Connection) -> None:
+    queue_rows(db, "episodes", range(1000))
+    release_batch(db, claim(db, 10), NOW)
+    for collection in ("entities", "messages"):
+        queue_rows(db, collection, range(3))
+    claimed = [entry for turn in range(60) for entry in claim_batch(db, 1, NOW, BACKOFF, ALL, turn=turn)]
+    assert len(claimed) == 60
+    assert sorted(rows_of(claimed, "entities")) == sorted(rows_of(claimed, "messages")) == [0, 1, 2]
+    rows = rows_of(claimed)
+    assert {5, 994} <= set(rows)  # of the oldest that never waited, and of the newest
+    assert set(rows) & {0, 1, 2, 3, 4, 999, 998, 997, 996, 995}  # and of those that did
 
 
 def test_no_collection_waits_for_another_one_to_be_done(db: Connection) -> None:
@@ -87,9 +100,9 @@ def test_what_is_under_way_is_passed_over_though_it_changed_and_is_due_again(db:
     queue_rows(db, "episodes", range(4))
     under_way = [entry.seq for entry in claim(db, 2)]
     db.execute("UPDATE outbox SET state = 'pending', version = 2")
-    assert rows_of(claim(db, 4, passed_over=under_way)) == [2, 1]
+    assert rows_of(claim(db, 4, passed_over=under_way)) == [1, 2]
     assert claim(db, 4, passed_over=under_way) == []
-    assert sorted(rows_of(claim(db, 4))) == [0, 3]
+    assert rows_of(claim(db, 4)) == [0, 3]
 
 
 def test_the_first_time_to_claim_is_the_earliest_of_all_collections(db: Connection) -> None:

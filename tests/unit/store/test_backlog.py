@@ -6,9 +6,10 @@ import json
 
 from nexusd.model.episodes import NewEpisode
 from nexusd.model.sessions import Session
+from nexusd.store.backlog import COUNT_COLLECTIONS, count_collections
 from nexusd.store.connection import Connection
 from nexusd.store.episodes import insert_episodes
-from nexusd.store.outbox import COUNT_COLLECTIONS, OutboxCounts, bury, claim_batch, count_collections, count_outbox
+from nexusd.store.outbox import OutboxCounts, bury, claim_batch, count_outbox
 
 NOW = 1_000_000
 QUEUE = "INSERT INTO outbox (collection, row_id, version, op, created_ms) VALUES (?, ?, 1, 'upsert', ?)"
