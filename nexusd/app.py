@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import os
 import random
@@ -54,10 +55,12 @@ from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.index import Index
 from nexusd.index.server import ServerIndex
+from nexusd.life_signs import LifeSigns
 from nexusd.lifecycle import ExitCode, Notifier, StopSignal, Supervisor, reload_on_hangup, stop_on_signals
 from nexusd.log import LogControl, configure, log_loop_errors, log_stray_errors
 from nexusd.metrics import Metrics
 from nexusd.model.events import INNER_TOPICS
+from nexusd.patience import Patience
 from nexusd.reloading import Reloader, Taker
 from nexusd.retrieval.context import ContextBuilder
 from nexusd.retrieval.search import MemorySearch
@@ -98,7 +101,9 @@ class App:
         self._log = structlog.get_logger("nexusd")
         self._stop = StopSignal()
         self._supervisor = Supervisor(self._stop, clock)
-        self._notifier = Notifier(settings.notify_socket)
+        self._notifier = Notifier(settings.systemd.notify_socket)
+        self._patience = Patience(self._notifier, clock)
+        self._life_signs = LifeSigns(settings, self._notifier, self._supervisor, self._stop, clock)
         self._clock = clock
         self._table = MethodTable()
         self._hub = EventHub(self._table, config.server.limits, clock, inner_topics=INNER_TOPICS)
@@ -120,7 +125,7 @@ class App:
         )
         self._worker = OutboxWorker(
             self._store, self._index, self._serving.model, self._collections, config.outbox, clock, chance,
-            self._hub.publish,
+            self._hub.publish, reached=self._life_signs.stepped,
         )
         self._kept = KeptModels(self._store, self._index, self._models, self._worker, clock)
         self._reembedding = Reembedding(
@@ -132,9 +137,7 @@ class App:
             complete=lambda: self._worker.complete, publish=self._hub.publish,
         )
         self._cache = Cache(config.cache, clock)
-        self._files = FileStorage(
-            settings.files_directory, config.files, self._store, clock, publish=self._hub.publish
-        )
+        self._files = FileStorage(settings.files_directory, config.files, self._store, clock, publish=self._hub.publish)
         self._gate = Gate()
         self._dispatcher = Dispatcher(
             self._table, config.server.limits, slow_request_ms=config.log.slow_request_ms, clock=clock,
@@ -145,7 +148,8 @@ class App:
             host_names=config.server.tcp.names,
             metrics=self._figures if config.metrics.enabled else None,
         )
-        self._server = Server(self._dispatcher, config.server, settings.socket_path, self._http)
+        inherited = settings.systemd.inherited_sockets
+        self._server = Server(self._dispatcher, config.server, settings.socket_path, self._http, inherited=inherited)
         self._reloader = Reloader(
             settings, load, self._takers(log), notifier=self._notifier, status_line=self._status_line,
             publish=self._hub.publish, look_at_files=self._files.scan,
@@ -271,6 +275,9 @@ class App:
             reload_on_hangup(self._reloader.request, self._stop, sys.stderr),
         ):
             async with contextlib.AsyncExitStack() as parts:
+                self._notifier.status("opening the database")
+                self._patience.for_the_start()
+                parts.callback(self._patience.enough)
                 await self._store.open()
                 parts.push_async_callback(self._store.close)
                 try:
@@ -290,29 +297,21 @@ class App:
                 self._supervisor.start("verify", self._verifier.run)
                 self._supervisor.start("files", self._files.run)
                 self._supervisor.start("cache", self._cache.run)
-                parts.push_async_callback(self._server.close)
-                await self._server.start()
                 gc.collect()
                 gc.freeze()  # what is there now stays until the end
                 gc.set_threshold(*GC_THRESHOLDS)
-                self._gate.open()
+                self._gate.open()  # before the sockets: whoever waited there through a restart is not put off
+                parts.push_async_callback(self._server.close)
+                await self._server.start()
                 self._supervisor.start("status", self._keep_status)
                 self._supervisor.start("reload", self._reloader.run)
                 self._notifier.ready(self._report.line())
-                start_ms = round((self._clock.monotonic_s() - began_s) * 1000)
-                self._log.info("ready", version=__version__, start_ms=start_ms)
-                reason = await self._stop.wait()
-                self._log.info("stopping", reason=reason)
-                self._notifier.stopping(f"stopping: {reason}")
-                self._hub.publish("system", {"state": "stopping"})
-                self._gate.stop()
-                self._worker.stop_waiting()
-                self._verifier.stop_waiting()
-                self._erasing.stop()
-                self._server.stop_accepting()
-                await self._server.drain(self._reloader.settings.config.server.drain_timeout_s)
-                await self._worker.drain(self._reloader.settings.config.outbox.drain_timeout_s)
-        self._log.info("stopped", reason=reason, exit_code=int(self._stop.exit_code))
+                self._patience.enough()
+                self._life_signs.start(self._store, self._worker)
+                took_s = self._clock.monotonic_s() - began_s
+                self._log.info("ready", version=__version__, start_ms=round(took_s * 1000))
+                await self._drain(await self._stop.wait())
+        self._log.info("stopped", reason=self._stop.reason, exit_code=int(self._stop.exit_code))
         self._notifier.close()
         return self._stop.exit_code
 
@@ -321,6 +320,22 @@ class App:
         await self._models.open()
         self._collections.adopt(Collections(self._store, self._index, self._serving.model))
         self._worker.adopt(self._serving.model, self._collections)
+
+    async def _drain(self, reason: str) -> None:
+        """Let nobody in any more; answer those who are in, and deliver what is due."""
+        config = self._reloader.settings.config
+        self._log.info("stopping", reason=reason)
+        self._notifier.stopping(f"stopping: {reason}")
+        self._patience.for_the_stop(config.server.drain_timeout_s + config.outbox.drain_timeout_s)
+        self._hub.publish("system", {"state": "stopping"})
+        self._server.stop_accepting()
+        await self._server.hear_out()
+        self._gate.stop()
+        self._worker.stop_waiting()
+        self._verifier.stop_waiting()
+        self._erasing.stop()
+        await self._server.drain(config.server.drain_timeout_s)
+        await self._worker.drain(config.outbox.drain_timeout_s)
 
     def _index_came_up(self) -> None:
         self._worker.index_up()
@@ -371,8 +386,9 @@ def run(settings: Settings, load: Callable[[], Settings]) -> int:
     Raises:
         StartupError: it cannot start with these settings or this data.
     """
-    log = configure(settings.config.log, sys.stderr, settings.journal_stream)
+    log = configure(settings.config.log, sys.stderr, settings.systemd.journal_stream)
     log_stray_errors()
+    faulthandler.enable()  # a watchdog ends with SIGABRT: where every thread hung is then in the log
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     make_data_directory(settings.data_directory)
 

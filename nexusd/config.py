@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from nexusd.config_places import absolute, config_path_of, first_path
 from nexusd.config_reading import Reading
+from nexusd.config_systemd import FromSystemd, from_systemd
 from nexusd.config_values import describe_found, group_exists
 from nexusd.errors import ConfigError
 
@@ -262,8 +263,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     files_directory: Path
     socket_path: Path
     config_path: Path | None
-    notify_socket: str | None = None
-    journal_stream: str | None = None
+    systemd: FromSystemd = FromSystemd()
 
 
 def load_settings(
@@ -295,9 +295,9 @@ def load_settings(
         files_directory=absolute(Path(values.files.directory or data_directory)),
         socket_path=absolute(Path(values.server.socket.path or runtime_directory / SOCKET_FILE_NAME)),
         config_path=config_path,
-        notify_socket=environ.get("NOTIFY_SOCKET") or None,
-        journal_stream=environ.get("JOURNAL_STREAM") or None,
+        systemd=from_systemd(environ, os.getpid()),
     )
+    reading.problems += settings.systemd.problems
     _hold_rules(settings, reading)
     for rule in rules:
         for name, complaint in rule(values):

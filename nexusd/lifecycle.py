@@ -289,6 +289,18 @@ class Notifier:
         except BlockingIOError:     # the next one says how things are then
             return
 
+    def alive(self) -> None:
+        """A sign of life, for the watchdog."""
+        self._try_to_send("WATCHDOG=1")
+
+    def broken(self) -> None:
+        """What cannot be mended from inside: systemd does at once what it does where signs of life stay away."""
+        self._send_surely("WATCHDOG=trigger")
+
+    def needs(self, seconds: int) -> None:
+        """The start, or the stop, takes so much longer."""
+        self._try_to_send(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}")
+
     def close(self) -> None:
         """Give the socket back."""
         if self._sender is not None:
@@ -310,6 +322,13 @@ class Notifier:
                     asyncio.get_running_loop().call_later(NOTIFY_RETRY_S, self._send_unsent, attempts - 1)
                     return
             self._unsent.popleft()
+
+    def _try_to_send(self, message: str) -> None:
+        """What comes again soon."""
+        try:
+            self._send(message)
+        except BlockingIOError:
+            return
 
     def _send(self, message: str) -> bool:
         """One datagram a matter, so that nothing is lost with something else. Never waits.

@@ -183,7 +183,7 @@ class StatusReport:
                 restarts=embedder.restarts,
             ),
             server=ServerStatus(
-                socket=str(self._settings.socket_path),
+                socket=str(self._server.socket_path),
                 tcp=_shown(self._server.tcp_address),
                 connections=self._server.connections,
                 methods={

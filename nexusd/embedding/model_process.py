@@ -123,6 +123,8 @@ def load_model(name: str, dimension: int) -> Model:
         ModelUnavailable: a package or file is missing or wrong, or the dimension is another.
     """
     importlib.invalidate_caches()  # what was missing may have been installed since
+    # The runtime keeps figures for its maker, in a file in the home directory, and sends them: not from here.
+    os.putenv("ORT_DISABLE_TELEMETRY", "1")
     try:
         from nexusd.embedding.onnx_model import OnnxModel  # noqa: PLC0415  its absence is an answer, not an end
     except ImportError as error:

@@ -219,6 +219,10 @@ class Database:
         """Whether the path still names the file that is open. If not, writes go where nobody finds them again."""
         return _identity(self.path) == self._identity  # a stat opens nothing, so no lock is lost by it
 
+    async def writer_ended(self) -> None:
+        """Wait until nothing is written any more: after the close, or because the writer's thread died."""
+        await self._open_writer().ended()
+
     def progress(self) -> WriterProgress:
         """How the writer is doing; cheap."""
         return self._open_writer().progress()

@@ -146,6 +146,10 @@ class Writer:
         self._erased.set()
         self._erased = asyncio.Event()
 
+    async def ended(self) -> None:
+        """Wait until the thread has ended: after `close`, or because it died."""
+        await asyncio.shield(self._ended)
+
     async def close(self) -> None:
         """Write all that was queued, checkpoint, end the thread. The connection stays open."""
         if not self._closing:

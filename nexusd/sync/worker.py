@@ -89,7 +89,7 @@ class OutboxWorker:
             "embedder", max_pause_s=config.max_backoff_s, clock=clock, chance=chance
         )
         self.index_breaker = Breaker("index", max_pause_s=config.max_backoff_s, clock=clock, chance=chance)
-        self.turns = 0  # grows while the worker makes progress or rests; the watchdog looks at it
+        self.turns = 0  # grows while the worker gets on; the watchdog looks at it
         self._store = store
         self._index = index
         self._config = config
@@ -341,6 +341,11 @@ class OutboxWorker:
     @property
     def _max_backoff_ms(self) -> int:
         return int(self._config.max_backoff_s * 1000)
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is nothing that it could do now."""
+        return self._resting.is_set()
 
     @property
     def complete(self) -> bool:

@@ -7,10 +7,13 @@ stop: accept no more, let requests finish, close. Knows no JSON.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 import structlog
 
@@ -22,7 +25,7 @@ from nexusd.wire.http_front import HttpFront
 from nexusd.wire.http_service import HttpService
 from nexusd.wire.lines import Answerer, LineFront
 from nexusd.wire.peers import Peer, identify
-from nexusd.wire.sockets import UnixSocketFile, listen_tcp
+from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, listen_tcp
 
 RETRY_BUSY_MS = 1000
 # Connections that found no room and wait to be told so; further ones are dropped, or whoever opens thousands would
@@ -30,16 +33,24 @@ RETRY_BUSY_MS = 1000
 MAX_REFUSALS_WAITING = 64
 # Deadlines are looked at this many times within the shortest of them: they are met to a quarter
 CHECKS_PER_DEADLINE = 4
+HEAR_OUT_S = 0.5    # whoever has connected when a stop begins has this long to ask
+TURNS = 3   # of the loop, until what it has accepted or read has come to whom it is for: each hand-over takes one
+NOTHING_INHERITED: Mapping[int, str] = MappingProxyType({})
 
 
 class Server:
     """Listens, and keeps account of connections and of the requests under way."""
 
     def __init__(
-        self, answerer: Answerer, config: ServerConfig, socket_path: Path, http: HttpService | None = None
+        self, answerer: Answerer, config: ServerConfig, socket_path: Path, http: HttpService | None = None,
+        *, inherited: Mapping[int, str] = NOTHING_INHERITED,
     ) -> None:
-        """Without `http` it speaks one JSON value a line and nothing else."""
-        self.socket_path = socket_path
+        """Without `http` it speaks one JSON value a line and nothing else.
+
+        With `inherited` (file descriptors and their names) it listens on those and opens nothing itself: who may
+        connect where is then the matter of the socket units alone.
+        """
+        self.socket_path = socket_path                      # of what is inherited, the path that it really has
         self.tcp_address: tuple[str, int] | None = None     # as bound: port 0 has become a real one
         self.refused = 0                                    # connections that found no room
         self._answerer = answerer
@@ -47,6 +58,7 @@ class Server:
         self._config = config
         self._limits = config.limits
         self._log = structlog.get_logger("nexusd.wire")
+        self._inherited = inherited
         self._file: UnixSocketFile | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -55,6 +67,8 @@ class Server:
         self._requests: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()                       # no connection and no request left
         self._quiet.set()
+        self._unheard: set[Connection] = set()              # those that have not said anything yet
+        self._all_heard = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def set_limits(self, limits: LimitsConfig) -> None:
@@ -82,16 +96,10 @@ class Server:
         """Listen.
 
         Raises:
-            ConfigError: an address that may not be bound, an unknown group, a path that is too long.
-            StartupError: the path or the port is taken.
+            ConfigError: an address that may not be listened on, an unknown group, a path that is too long.
+            StartupError: the path or the port is taken, or what systemd passes cannot be used.
         """
-        tcp = listen_tcp(self._config.tcp) if self._config.tcp.enabled else None
-        try:
-            self._file = UnixSocketFile(self.socket_path, self._config.socket)
-        except BaseException:
-            if tcp is not None:
-                tcp.close()
-            raise
+        listeners = [adopt(fd, name) for fd, name in self._inherited.items()] or self._open()
         loop = asyncio.get_running_loop()
         self._loop = loop
 
@@ -101,22 +109,53 @@ class Server:
 
         on_unix = connector(lambda: self._limits.max_message_bytes_unix)
         on_tcp = connector(lambda: self._limits.max_message_bytes_tcp)
-        self._servers.append(await loop.create_unix_server(on_unix, sock=self._file.socket))
-        if tcp is not None:
-            self.tcp_address = tcp.getsockname()[:2]
-            self._servers.append(await loop.create_server(on_tcp, sock=tcp))
+        for listener in listeners:
+            if listener.family == socket.AF_UNIX:
+                self.socket_path = Path(listener.getsockname())
+                self._servers.append(
+                    await loop.create_unix_server(on_unix, sock=listener, backlog=BACKLOG, **_keep_the_file(loop))
+                )
+            else:
+                self.tcp_address = listener.getsockname()[:2]
+                self._servers.append(await loop.create_server(on_tcp, sock=listener, backlog=BACKLOG))
         self._check_deadlines()
         shown = None if self.tcp_address is None else "{}:{}".format(*self.tcp_address)
-        self._log.info("listening", socket=str(self.socket_path), tcp=shown)
+        self._log.info("listening", socket=str(self.socket_path), tcp=shown, inherited=len(self._inherited))
+
+    def _open(self) -> list[socket.socket]:
+        """What the settings say."""
+        tcp = [listen_tcp(self._config.tcp)] if self._config.tcp.enabled else []
+        try:
+            self._file = UnixSocketFile(self.socket_path, self._config.socket)
+        except BaseException:
+            for listener in tcp:
+                listener.close()
+            raise
+        return [self._file.socket, *tcp]
 
     def stop_accepting(self) -> None:
-        """Close the listeners and remove the socket file; connections stay."""
+        """Close the listeners and remove the socket file that is ours; connections stay."""
         for server in self._servers:
             server.close()
         self._servers.clear()
         if self._file is not None:
-            self._file.remove()     # Python 3.13's own server may have been faster; uvloop's never is
+            self._file.remove()
             self._file = None
+
+    async def hear_out(self, timeout_s: float = HEAR_OUT_S) -> None:
+        """Wait for the first word of each connection that came before the listeners closed.
+
+        Whoever has just connected may rely on an answer: nobody else will give one.
+        """
+        await _turn()   # what the loop has accepted is known here then
+        if self._unheard:
+            self._all_heard.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._all_heard.wait()
+            except TimeoutError:
+                pass    # they connected and keep silent
+        await _turn()   # and what was read last is under way
 
     async def drain(self, timeout_s: float) -> bool:
         """Let requests under way finish and their replies go out, then close the connections.
@@ -152,6 +191,7 @@ class Server:
 
     def _choose_front(self, message_limit: Callable[[], int], connection: Connection, first_byte: int) -> Front:
         """The language that a client speaks, by its first byte."""
+        self._hear(connection)
         max_message_bytes = message_limit()
         if self._http is not None and is_http(first_byte):
             return HttpFront(connection, self._http, self._limits, max_message_bytes)
@@ -174,9 +214,16 @@ class Server:
             self._refuse(f"There are {self._admitted} connections, the most that are taken.")
         if of_peer >= self._limits.max_connections_per_peer:
             self._refuse(f"{peer.key} has {of_peer} connections, the most that one peer may have.")
+        self._unheard.add(connection)
         self._admitted += 1
         self._per_peer[peer.key] = of_peer + 1
         return peer
+
+    def _hear(self, connection: Connection) -> None:
+        """It has said something, or will not any more."""
+        self._unheard.discard(connection)
+        if not self._unheard:
+            self._all_heard.set()
 
     def _refuse(self, message: str) -> NoReturn:
         self.refused += 1
@@ -187,6 +234,7 @@ class Server:
     def left(self, connection: Connection) -> None:
         """Count a connection out."""
         self._connections.discard(connection)
+        self._hear(connection)
         if connection.peer is not None:
             self._admitted -= 1
             self._per_peer[connection.peer.key] -= 1
@@ -220,3 +268,17 @@ class Server:
             limits.write_stall_timeout_s, LINGER_S,
         )
         self._timer = self._loop.call_later(shortest_s / CHECKS_PER_DEADLINE, self._check_deadlines)
+
+
+async def _turn() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
+
+def _keep_the_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """On Python 3.13 a server removes its socket's file when it is closed, also where systemd goes on listening.
+
+    uvloop takes the argument on every version, asyncio's own loop from 3.13 on.
+    """
+    takes_it = sys.version_info >= (3, 13) or not isinstance(loop, asyncio.BaseEventLoop)
+    return {"cleanup_socket": False} if takes_it else {}

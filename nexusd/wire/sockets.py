@@ -1,7 +1,7 @@
-"""Listening sockets: the Unix socket file and the loopback port.
+"""Listening sockets: the Unix socket file and the loopback port, or what systemd listens on for us.
 
 Owns how they are made: the file's mode and group without a moment in which they are wider, what may be
-replaced at its path, which addresses may be bound. Knows no protocol.
+replaced at its path, which addresses may be listened on. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from pathlib import Path
 from nexusd.config import MAX_SOCKET_PATH_BYTES, SocketConfig, TcpConfig, is_loopback
 from nexusd.errors import ConfigError, StartupError
 
-BACKLOG = 512
+# Those who connect while the daemon is restarted wait here, and on a full queue a Unix socket refuses them.
+BACKLOG = 4096
+_NOT_LOOPBACK = (
+    "which is not a loopback address (127.0.0.0/8, ::1, localhost); there is no authentication yet, so that whoever "
+    "reaches the port could read and change everything"
+)
 _PROBE_TIMEOUT_S = 1.0          # a listener accepts into its backlog at once, even one that hangs
 
 
@@ -71,7 +76,10 @@ def listen_tcp(config: TcpConfig) -> socket.socket:
     """
     address = _loopback_address(config.host)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # a sandbox that knows no Internet
+        raise StartupError(f"cannot listen on {config.host} port {config.port}: {error.strerror}") from error
     try:
         # or a restart would wait a minute for connections of the run before
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,12 +93,42 @@ def listen_tcp(config: TcpConfig) -> socket.socket:
     return listener
 
 
+def adopt(fd: int, name: str) -> socket.socket:
+    """A socket that systemd opened for us and goes on holding: closing it here closes nothing for who connects.
+
+    Raises:
+        StartupError: it is not a listening stream socket.
+        ConfigError: it listens on the network.
+    """
+    try:
+        os.set_inheritable(fd, False)  # noqa: FBT003  os's own signature; the index's process has no business with it
+        listener = socket.socket(fileno=fd)
+    except OSError as error:
+        raise StartupError(f"the socket `{name}` that systemd passes cannot be used: {error.strerror}") from error
+    try:
+        _refuse_unfit(listener, name)
+        listener.setblocking(False)  # noqa: FBT003  socket's own signature
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _refuse_unfit(listener: socket.socket, name: str) -> None:
+    streams = listener.type == socket.SOCK_STREAM and listener.family in (
+        socket.AF_UNIX, socket.AF_INET, socket.AF_INET6,
+    )  # fmt: skip
+    if not streams or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise StartupError(f"the socket `{name}` that systemd passes is not a stream socket that listens")
+    if listener.family != socket.AF_UNIX:
+        host = listener.getsockname()[0]
+        if not is_loopback(host):
+            raise ConfigError(f"the socket `{name}` that systemd passes listens on {host}, {_NOT_LOOPBACK}")
+
+
 def _loopback_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     if not is_loopback(host):
-        raise ConfigError(
-            f"server.tcp.host: {host} is not a loopback address (127.0.0.0/8, ::1, localhost); there is no "
-            "authentication yet, so that whoever reaches the port could read and change everything"
-        )
+        raise ConfigError(f"server.tcp.host: {host}, {_NOT_LOOPBACK}")
     return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
 
 

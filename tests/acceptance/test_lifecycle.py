@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -175,22 +176,62 @@ def test_tcp_on_loopback_answers(tmp_path: Path) -> None:
             assert over_tcp.call("sessions.create", externalId="lan")["id"] == 1
 
 
-def test_status_line_reaches_systemd(tmp_path: Path) -> None:
-    notify = tmp_path / "notify"
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """What systemd listens on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(notify))
+        listener.bind(str(tmp_path / "notify"))
         listener.settimeout(30)
-        daemon = Daemon(tmp_path / "data")
-        daemon.launch({"NOTIFY_SOCKET": str(notify)})
-        with daemon:
-            assert listener.recv(4096) == b"READY=1"
-            assert listener.recv(4096).startswith(b"STATUS=ready, ")
-            assert daemon.terminate() == 0
-        rest = []
-        listener.setblocking(False)
-        try:
-            while True:
-                rest.append(listener.recv(4096))
-        except BlockingIOError:
-            pass
-        assert b"STOPPING=1" in rest
+        yield listener
+
+
+def told(manager: socket.socket, until: bytes) -> list[bytes]:
+    """What came, up to a message."""
+    messages: list[bytes] = []
+    while until not in messages:
+        messages.append(manager.recv(4096))
+    return messages
+
+
+def test_systemd_is_told_of_the_start_of_life_and_of_the_stop(tmp_path: Path, manager: socket.socket) -> None:
+    daemon = Daemon(tmp_path / "data")
+    daemon.launch({"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "60000000"})
+    with daemon:
+        start = told(manager, b"READY=1")
+        assert start[0] == b"STATUS=opening the database"
+        assert b"EXTEND_TIMEOUT_USEC=30000000" in start
+        assert manager.recv(4096).startswith(b"STATUS=ready, ")
+        told(manager, b"WATCHDOG=1")
+        assert daemon.terminate() == 0
+    stop = told(manager, b"STOPPING=1") + told(manager, b"EXTEND_TIMEOUT_USEC=30000000")
+    assert b"STATUS=stopping: SIGTERM" in stop
+
+
+# Site customisation of the daemon's interpreter: its writer's thread dies, unseen by itself, when a file is there.
+DYING_WRITER = """
+import sys
+from pathlib import Path
+if sys.orig_argv[1:3] == ["-m", "nexusd"]:
+    from nexusd.store.writer import Writer
+    turn = Writer._turn
+    def dying_turn(self):
+        if Path({sign!r}).exists():
+            raise SystemExit
+        turn(self)
+    Writer._turn = dying_turn
+"""
+
+
+def test_a_dead_writer_is_told_at_once_and_ends_the_daemon(tmp_path: Path, manager: socket.socket) -> None:
+    sign = tmp_path / "die"
+    (tmp_path / "sitecustomize.py").write_text(DYING_WRITER.format(sign=str(sign)))
+    daemon = Daemon(tmp_path / "data")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    daemon.launch({"NOTIFY_SOCKET": manager.getsockname(), "PYTHONPATH": path})
+    with daemon:
+        told(manager, b"READY=1")
+        sign.touch()
+        told(manager, b"WATCHDOG=trigger")
+        assert daemon.process is not None
+        assert daemon.process.wait(30) == 70
+    assert "the writer's thread died" in daemon.log_tail()

@@ -304,3 +304,12 @@ async def _is_unavailable(why: str, embedder: BuiltinEmbedder | None = None) -> 
     assert health.restarts == 0
     assert len(health.process_ids) == 1
     await embedder.close()
+
+
+@needs_model
+def test_the_runtime_keeps_no_figures_of_its_use_for_its_maker(tmp_path: Path) -> None:
+    """Unasked, it makes a device id and a database in the home directory, and sends what is in it."""
+    load = "from nexusd.embedding.model_process import load_model; load_model('all-MiniLM-L6-v2', 384)"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", load], env={**environ, "HOME": str(tmp_path)}, check=True, timeout=60)
+    assert list(tmp_path.rglob("*")) == []

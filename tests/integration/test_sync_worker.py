@@ -521,3 +521,19 @@ async def test_a_shorter_longest_pause_ends_the_one_that_is_waited_for(tmp_path:
         bench.embedder.unavailable = ""
         bench.worker.set_pace(OutboxConfig(max_backoff_s=0.1))
         assert (await bench.worker.wait_for("episodes", [row], 10)).done
+
+
+async def test_with_nothing_to_do_it_rests_and_while_it_delivers_it_does_not(bench: Bench) -> None:
+    """The watchdog lets it stand still for as long as it likes in the first case only."""
+    bench.index.before_upsert = asyncio.Event()
+    bench.start()
+    await bench.add("tea")
+    await bench.index.upsert_began.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not bench.worker.resting
+    bench.index.before_upsert.set()
+    await bench.drained()
+    async with asyncio.timeout(20):
+        while not bench.worker.resting:
+            await asyncio.sleep(0)

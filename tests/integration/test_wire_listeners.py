@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +89,8 @@ async def clients() -> AsyncIterator[Clients]:
 class WatchedServer(Server):
     """Tells when a connection has gone."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
         self._gone = asyncio.Event()
 
     def left(self, connection: Connection) -> None:
@@ -115,7 +117,10 @@ def is_there(path: Path) -> bool:
     return path.exists()
 
 
-def make_server(path: Path, door: Door, *, tcp: TcpConfig | None = None, **limits: Any) -> WatchedServer:
+def make_server(
+    path: Path, door: Door, *, tcp: TcpConfig | None = None, inherited: Mapping[int, str] | None = None,
+    gate: Gate | None = None, **limits: Any,
+) -> WatchedServer:
     async def ping(_call: Call, _params: NoParams) -> str:
         return "pong"
 
@@ -125,7 +130,8 @@ def make_server(path: Path, door: Door, *, tcp: TcpConfig | None = None, **limit
         Method("wait", "s", NoParams, str, door.wait, "read"),
     ])
     config = ServerConfig(limits=LimitsConfig(**limits), tcp=tcp if tcp is not None else TcpConfig(port=0))
-    return WatchedServer(Dispatcher(table, config.limits, gate=Gate(is_open=True)), config, path)
+    dispatcher = Dispatcher(table, config.limits, gate=gate or Gate(is_open=True))
+    return WatchedServer(dispatcher, config, path, inherited=inherited or {})
 
 
 @pytest.fixture
@@ -366,3 +372,129 @@ async def test_new_limits_may_come_before_it_listens(path: Path, door: Door, cli
             await reader.read()
     finally:
         await server.close()
+
+
+# --- what systemd listens on for us -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[socket.socket]:
+    """A socket unit's: open before the daemon, and after it."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        yield listening
+
+
+async def test_on_inherited_sockets_it_listens_and_opens_nothing_itself(
+    opened: socket.socket, path: Path, tmp_path: Path, door: Door, clients: Clients
+) -> None:
+    server = make_server(tmp_path / "unused.sock", door, inherited={os.dup(opened.fileno()): "unix"})
+    await server.start()
+    try:
+        assert (server.socket_path, server.tcp_address) == (path, None)
+        assert not is_there(tmp_path / "unused.sock")
+        assert (await ask(await clients.unix(path)))["result"] == "pong"
+    finally:
+        await server.close()
+    assert is_there(path)
+
+
+async def test_who_connects_while_nobody_runs_is_answered_by_the_next(
+    opened: socket.socket, path: Path, door: Door, clients: Clients
+) -> None:
+    first = make_server(path, door, inherited={os.dup(opened.fileno()): "unix"})
+    await first.start()
+    await first.close()
+    early = await clients.unix(path)
+    early[1].write(PING)
+    second = make_server(path, door, inherited={os.dup(opened.fileno()): "unix"})
+    await second.start()
+    try:
+        assert json.loads(await early[0].readline())["result"] == "pong"
+    finally:
+        await second.close()
+
+
+async def test_an_inherited_port_is_told_as_the_bound_one(door: Door, path: Path, clients: Clients) -> None:
+    with socket.socket(socket.AF_INET) as theirs:
+        theirs.bind(("127.0.0.1", 0))
+        theirs.listen()
+        server = make_server(path, door, inherited={os.dup(theirs.fileno()): "lan"})
+        await server.start()
+        try:
+            assert server.tcp_address == theirs.getsockname()
+            assert (await ask(await clients.tcp(server)))["result"] == "pong"
+        finally:
+            await server.close()
+
+
+def test_the_loop_of_asyncio_too_leaves_the_file_of_an_inherited_socket(
+    opened: socket.socket, path: Path, door: Door
+) -> None:
+    """From Python 3.13 on its servers remove the file of their socket, unless they are told."""
+    async def run() -> None:
+        server = make_server(path, door, inherited={os.dup(opened.fileno()): "unix"})
+        await server.start()
+        await server.close()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(run())
+    assert is_there(path)
+
+
+async def test_who_had_just_connected_when_the_stop_began_is_heard_and_answered(
+    server: Server, path: Path, clients: Clients
+) -> None:
+    fresh = await clients.unix(path)
+    server.stop_accepting()
+    hearing = asyncio.create_task(server.hear_out(20))
+    while not server.connections:
+        await asyncio.sleep(0)
+    assert not hearing.done()
+    fresh[1].write(PING)
+    await hearing
+    drained = asyncio.create_task(server.drain(20))
+    assert json.loads(await fresh[0].readline())["result"] == "pong"
+    assert await drained
+
+
+async def test_what_is_heard_is_under_way_before_anything_is_closed_to_it(
+    path: Path, door: Door, clients: Clients
+) -> None:
+    """A gate that is shut right after the hearing must not shut out the last one heard."""
+    gate = Gate(is_open=True)
+    server = make_server(path, door, gate=gate)
+
+    async def hear_and_shut() -> None:
+        await server.hear_out(20)
+        gate.stop()
+
+    await server.start()
+    try:
+        fresh = await clients.unix(path)
+        server.stop_accepting()
+        hearing = asyncio.create_task(hear_and_shut())
+        for _ in range(20):
+            await asyncio.sleep(0)      # until it waits for nothing but this connection
+        assert server.connections == 1
+        fresh[1].write(WAIT)
+        await hearing
+        door.open.set()
+        assert json.loads(await fresh[0].readline())["result"] == "waited"
+    finally:
+        await server.close()
+
+
+async def test_a_stop_does_not_wait_for_those_who_have_been_answered_or_say_nothing(
+    server: Server, path: Path, clients: Clients
+) -> None:
+    known = await clients.unix(path)
+    await ask(known)
+    await server.hear_out(20)       # returns: there is nobody else
+    silent = await clients.unix(path)
+    while server.connections < 2:
+        await asyncio.sleep(0)
+    await server.hear_out(0.01)
+    silent[1].close()
+    await server.hear_out(20)       # nor for those who have gone

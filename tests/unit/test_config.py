@@ -25,6 +25,7 @@ from nexusd.config import (
 )
 from nexusd.config_reading import all_keys
 from nexusd.config_source import SourceError, parse_source
+from nexusd.config_systemd import FromSystemd
 from nexusd.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2]
@@ -65,7 +66,7 @@ def test_without_any_source_the_defaults_hold(tmp_path: Path) -> None:
     assert settings.data_directory == tmp_path / "data"
     assert settings.database_path == tmp_path / "data" / "nexus.db"
     assert settings.socket_path == tmp_path / "data" / "nexusd.sock"
-    assert settings.notify_socket is None
+    assert settings.systemd == FromSystemd()
 
 
 def test_the_environment_goes_before_the_file_and_the_file_before_the_default() -> None:
@@ -94,7 +95,7 @@ def test_the_service_managers_directories_are_used_and_the_first_of_several_coun
     assert settings.data_directory == Path("/var/lib/nexusd")
     assert settings.socket_path == Path("/run/nexusd/nexusd.sock")
     assert settings.config.log.level == "debug"
-    assert settings.notify_socket == "/run/systemd/notify"
+    assert settings.systemd.notify_socket == "/run/systemd/notify"
 
 
 def test_a_config_file_in_the_working_directory_is_found_and_one_asked_for_must_exist() -> None:

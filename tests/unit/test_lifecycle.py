@@ -472,3 +472,12 @@ async def test_a_manager_that_never_listens_is_given_up(
     while notifier._unsent:
         await asyncio.sleep(0)
     notifier.close()
+
+
+async def test_signs_of_life_and_of_the_end_are_what_systemd_understands(manager: socket.socket) -> None:
+    notifier = Notifier(manager.getsockname())
+    notifier.alive()
+    notifier.broken()
+    notifier.needs(30)
+    assert received(manager) == [b"WATCHDOG=1", b"WATCHDOG=trigger", b"EXTEND_TIMEOUT_USEC=30000000"]
+    notifier.close()

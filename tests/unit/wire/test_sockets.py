@@ -13,7 +13,7 @@ import pytest
 
 from nexusd.config import MAX_SOCKET_PATH_BYTES, SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
-from nexusd.wire.sockets import UnixSocketFile, listen_tcp
+from nexusd.wire.sockets import UnixSocketFile, adopt, listen_tcp
 
 
 @pytest.fixture
@@ -182,3 +182,59 @@ def test_a_connection_whose_other_end_is_gone_is_found_out_in_the_end() -> None:
         connection, _ = listener.accept()
         with connection:
             assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+# --- what systemd opened ----------------------------------------------------------------------------------
+
+
+def test_a_socket_that_systemd_opened_is_taken_as_it_is_and_not_handed_on(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        theirs.listen()
+        fd = os.dup(theirs.fileno())
+        os.set_inheritable(fd, True)
+        with adopt(fd, "unix") as listener:
+            assert listener.getsockname() == str(path)
+            assert not listener.getblocking()
+            assert not os.get_inheritable(fd)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))   # closing ours closed nothing of theirs
+    assert path.exists()
+
+
+@pytest.mark.parametrize("kind", ["not listening", "datagrams", "a file", "closed"])
+def test_what_is_no_listening_stream_socket_is_refused_by_its_name(kind: str, tmp_path: Path) -> None:
+    if kind == "not listening":
+        fd = socket.socket(socket.AF_UNIX).detach()
+    elif kind == "datagrams":
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        other.bind(str(tmp_path / "d.sock"))
+        fd = other.detach()
+    else:
+        fd = os.open(tmp_path, os.O_RDONLY)
+    if kind == "closed":
+        os.close(fd)
+    with pytest.raises(StartupError, match="the socket `extra` that systemd passes"):
+        adopt(fd, "extra")
+    if kind == "a file":
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("family", "address"),
+    [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")],  # noqa: S104 - refused
+)
+def test_a_port_that_systemd_opened_to_the_network_is_refused(family: socket.AddressFamily, address: str) -> None:
+    with socket.socket(family) as theirs:
+        theirs.bind((address, 0))
+        theirs.listen()
+        with pytest.raises(ConfigError, match=f"`lan` that systemd passes listens on {address}, .*no authentication"):
+            adopt(os.dup(theirs.fileno()), "lan")
+
+
+def test_a_port_that_systemd_opened_on_loopback_is_taken() -> None:
+    with socket.socket(socket.AF_INET) as theirs:
+        theirs.bind(("127.0.0.1", 0))
+        theirs.listen()
+        with adopt(os.dup(theirs.fileno()), "lan") as listener:
+            assert listener.getsockname() == theirs.getsockname()
