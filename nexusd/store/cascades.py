@@ -11,8 +11,6 @@ from nexusd.errors import ConversationNotFound, EntityNotFound, ProjectNotFound,
 from nexusd.store.connection import Connection
 from nexusd.store.slices import Cascade, Tally
 
-CHUNK_ROWS = 8      # between two looks at the clock: half a millisecond, or 15 where deletes are secure
-
 # some exchanges and summaries of a session; their points are queued for removal (triggers)
 DELETE_EPISODES = "DELETE FROM episodes WHERE id IN (SELECT id FROM episodes WHERE session_id = ? LIMIT ?)"
 DELETE_SUMMARIES = "DELETE FROM summaries WHERE id IN (SELECT id FROM summaries WHERE session_id = ? LIMIT ?)"
@@ -52,43 +50,45 @@ DETACH_SESSION = "UPDATE sessions SET project_id = NULL WHERE id = ?"
 DELETE_PROJECT = "DELETE FROM projects WHERE id = ?"
 
 
-def _some(db: Connection, sql: str, parent_id: int, tally: Tally, table: str, *, points: bool) -> bool:
-    db.execute(sql, (parent_id, CHUNK_ROWS))
+def _some(
+    db: Connection, sql: str, parent_id: int, tally: Tally, chunk: int, table: str, *, points: bool
+) -> bool:
+    db.execute(sql, (parent_id, chunk))
     rows = db.changes()
     tally.add(table, rows, rows if points else 0)
     return rows > 0
 
 
-def _below_session(db: Connection, session_id: int, tally: Tally) -> bool:
-    return _some(db, DELETE_EPISODES, session_id, tally, "episodes", points=True) or _some(
-        db, DELETE_SUMMARIES, session_id, tally, "summaries", points=True
+def _below_session(db: Connection, session_id: int, tally: Tally, chunk: int) -> bool:
+    return _some(db, DELETE_EPISODES, session_id, tally, chunk, "episodes", points=True) or _some(
+        db, DELETE_SUMMARIES, session_id, tally, chunk, "summaries", points=True
     )
 
 
-def _below_conversation(db: Connection, conversation_id: int, tally: Tally) -> bool:
-    if _some(db, DELETE_MESSAGES, conversation_id, tally, "messages", points=True):
+def _below_conversation(db: Connection, conversation_id: int, tally: Tally, chunk: int) -> bool:
+    if _some(db, DELETE_MESSAGES, conversation_id, tally, chunk, "messages", points=True):
         return True
-    db.execute(DETACH_TOOL_LOGS, (conversation_id, CHUNK_ROWS))
+    db.execute(DETACH_TOOL_LOGS, (conversation_id, chunk))
     return db.changes() > 0
 
 
-def _below_entity(db: Connection, entity_id: int, tally: Tally) -> bool:
-    return _some(db, DELETE_LINKS_FROM, entity_id, tally, "relationships", points=False) or _some(
-        db, DELETE_LINKS_TO, entity_id, tally, "relationships", points=False
+def _below_entity(db: Connection, entity_id: int, tally: Tally, chunk: int) -> bool:
+    return _some(db, DELETE_LINKS_FROM, entity_id, tally, chunk, "relationships", points=False) or _some(
+        db, DELETE_LINKS_TO, entity_id, tally, chunk, "relationships", points=False
     )
 
 
-def _contents_of_project(db: Connection, project_id: int, tally: Tally) -> bool:
+def _contents_of_project(db: Connection, project_id: int, tally: Tally, chunk: int) -> bool:
     session_id: int | None = db.execute(SELECT_SESSION, (project_id,)).get
     if session_id is None:
         return False
-    if not _below_session(db, session_id, tally):
+    if not _below_session(db, session_id, tally, chunk):
         db.execute(DELETE_SESSION, (session_id,))
         tally.add("sessions", 1)
     return True
 
 
-def _ties_of_project(db: Connection, project_id: int, tally: Tally) -> bool:
+def _ties_of_project(db: Connection, project_id: int, tally: Tally, _chunk: int) -> bool:
     """Let go of one session. However many exchanges it has, they are queued with it: half of them would be wrong."""
     session_id: int | None = db.execute(SELECT_SESSION, (project_id,)).get
     if session_id is None:

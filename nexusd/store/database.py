@@ -182,7 +182,8 @@ class Database:
         """
         done: Slice | None = None
         while done is None or not done.finished:
-            done = await self.write(delete_slice_once, receipt, self._clock.now_ms(), cascade, done, find)
+            now_ms = self._clock.now_ms()
+            done = await self.write(delete_slice_once, receipt, now_ms, cascade, done, find, secure=self.secure)
         return done.answer
 
     async def read(

@@ -264,11 +264,11 @@ def cut_after(chunks: int, of: Cascade) -> Cascade:
     """The same cascade, until so many chunks are done."""
     left = [chunks]
 
-    def below(db: Connection, parent_id: int, tally: slices.Tally) -> bool:
+    def below(db: Connection, parent_id: int, tally: slices.Tally, chunk: int) -> bool:
         if not left[0]:
             raise CutOffError
         left[0] -= 1
-        return of.below(db, parent_id, tally)
+        return of.below(db, parent_id, tally, chunk)
 
     return dataclasses.replace(of, below=below)
 
