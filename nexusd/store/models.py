@@ -73,6 +73,11 @@ COUNT_BEHIND = """
 SELECT count(*) FROM outbox_next n WHERE state <> 'dead'
     AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.collection = n.collection AND o.row_id = n.row_id)"""
 
+# whether any of these waits to be tried again
+ANY_POSTPONED = """
+SELECT EXISTS (SELECT 1 FROM outbox_next n WHERE state = 'pending' AND not_before_ms > ?
+    AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.collection = n.collection AND o.row_id = n.row_id))"""
+
 # --- the queue of the next model becomes the outbox ---
 # Rows of both keep their number: who waits for a delete up to a number must not see it pass to a later one. Deletes
 # stay, for the collections that are kept.
@@ -230,6 +235,11 @@ def fill_next(db: Connection, limit: int, now_ms: int) -> bool:
 def count_behind(db: Connection) -> int:
     """How many rows the next model still owes that the model which serves has already, or owes not any more."""
     return int(db.execute(COUNT_BEHIND).get)
+
+
+def any_postponed(db: Connection, now_ms: int) -> bool:
+    """Whether any of the rows that the next model is behind is not to be tried yet."""
+    return bool(db.execute(ANY_POSTPONED, (now_ms,)).get)
 
 
 def serve_next(db: Connection, now_ms: int, keep_until_ms: int) -> list[StoredModel] | None:

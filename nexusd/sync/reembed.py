@@ -33,7 +33,7 @@ from nexusd.model.index import ReembedProgress
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.indexed import TABLES
-from nexusd.store.models import count_behind, fill_next, serve_next
+from nexusd.store.models import any_postponed, count_behind, fill_next, serve_next
 from nexusd.store.outbox import OutboxCounts, count_outbox
 from nexusd.store.reconciling import count_rows
 from nexusd.sync.breaker import backoff_s
@@ -194,7 +194,7 @@ class Reembedding:
         while True:
             self._committed.clear()
             counts = await self._look("embedding")
-            if worker.complete and counts.pending + counts.inflight <= self._close_enough():
+            if worker.complete and counts.pending + counts.inflight <= self._close_enough() and self._in_reach(worker):
                 return
             looking = asyncio.create_task(self._committed.wait())
             await asyncio.wait([working, looking], timeout=TELL_S, return_when=asyncio.FIRST_COMPLETED)
@@ -206,6 +206,15 @@ class Reembedding:
     def _close_enough(self) -> int:
         serving = self._store.peek(count_outbox)
         return min(MAX_MOVED, max(self._config.batch_size, serving.pending + serving.inflight))
+
+    def _in_reach(self, worker: OutboxWorker) -> bool:
+        """Whether what the next model is behind will be done soon: fresh rows wait for it in a swap, however little."""
+        if not self._store.peek(count_behind):
+            return True
+        return worker.status().rows_per_second > 0 and not self._held_up()
+
+    def _held_up(self) -> bool:
+        return self.stuck or self._store.peek(any_postponed, self._clock.now_ms())
 
     async def _compare(self, worker: OutboxWorker, collections: Collections) -> int:
         """How many rows and points of the next model differ; they are queued."""
@@ -226,6 +235,8 @@ class Reembedding:
             try:
                 async with asyncio.timeout(patience_s):
                     while self._store.peek(count_behind):
+                        if self._held_up():
+                            return False
                         self._committed.clear()
                         await self._committed.wait()
                     await also.enter_async_context(worker.paused())

@@ -16,7 +16,8 @@ from nexusd.model.episodes import UpdateEpisode
 from nexusd.store.deletions import any_owed
 from nexusd.store.embeddings import select_vectors
 from nexusd.store.episodes import delete_episode, update_episode
-from nexusd.store.models import count_vectors
+from nexusd.store.models import any_postponed, count_vectors, fill_next
+from nexusd.store.outbox import requeue_collection
 from nexusd.sync.kept import forget
 
 pytestmark = pytest.mark.anyio
@@ -374,3 +375,35 @@ async def test_names_for_other_readers_follow_the_model_that_serves(bench: Reemb
     bench.index.incarnation = "second"
     bench.worker.index_up()
     await bench.until(lambda: len(bench.index.names) == 5)
+
+
+async def test_fresh_rows_do_not_wait_for_a_next_model_that_is_away(bench: ReembedBench) -> None:
+    """However little is left for it to do: it may be away for long."""
+    await with_rows(bench, 3)
+    bench.embedder("new").unavailable = "new is away"
+    await bench.start("new")
+    await bench.until(lambda: "compared" in bench.steps or "new is away" in bench.reembedding.progress().detail)
+    await asyncio.sleep(0.3)  # time for it to try its luck
+    began_s = asyncio.get_running_loop().time()
+    assert (await bench.worker.wait_for("episodes", [await bench.add("fresh")], 2)).done
+    assert asyncio.get_running_loop().time() - began_s < 1
+    bench.embedder("new").unavailable = ""
+    await bench.settled("new")
+    await bench.agree()
+
+
+async def test_a_row_that_is_to_be_tried_later_puts_off_the_change(bench: ReembedBench) -> None:
+    (row_id, *_) = await with_rows(bench, 2)
+    await bench.open("new")
+    while await bench.store.write(fill_next, 100, 1):
+        continue
+    assert not await bench.store.read(any_postponed, 5)
+    await bench.store.write(lambda db: db.execute("UPDATE outbox_next SET not_before_ms = 6") and None)
+    assert await bench.store.read(any_postponed, 5)
+    assert not await bench.store.read(any_postponed, 6)
+    await bench.store.write(lambda db: db.execute("DELETE FROM outbox_next WHERE row_id <> ?", (row_id,)) and None)
+    for collection in ("episodes", "entities", "messages", "vectors"):  # neither model has them
+        await bench.store.write(requeue_collection, collection, 1)
+    await bench.store.write(lambda db: db.execute("UPDATE outbox_next SET not_before_ms = 6") and None)
+    assert not await bench.store.read(any_postponed, 5)
+    await bench.stop_open()
