@@ -208,6 +208,10 @@ class App:
             for part in (self._server, self._dispatcher, self._http, self._hub):
                 part.set_limits(limits)
 
+        def take_pace(config: Config) -> None:
+            for part in (self._worker, self._reembedding):
+                part.set_pace(config.outbox)
+
         return [
             Taker(["log.level"], lambda config: log.set_level(config.log.level)),
             Taker(["log.slowRequestMs"], lambda config: self._dispatcher.set_slow_request(config.log.slow_request_ms)),
@@ -216,7 +220,7 @@ class App:
             Taker(["server.drainTimeoutS"], lambda _config: None),  # asked for when it is needed
             Taker(["storage.maxQueuedWrites", "storage.readTimeoutS"],
                   lambda config: self._store.set_limits(config.storage)),
-            Taker(["outbox"], lambda config: self._worker.set_pace(config.outbox)),
+            Taker(["outbox"], take_pace),
             Taker(["cache"], lambda config: self._cache.set_bounds(config.cache)),
             Taker(["files.pollIntervalS"], lambda config: self._files.set_interval(config.files.poll_interval_s)),
         ]

@@ -122,6 +122,12 @@ class Reembedding:
         if self._next_worker is not None:
             self._next_worker.embedder_up()
 
+    def set_pace(self, config: OutboxConfig) -> None:
+        """Work in batches of this size and try again as often and as soon as this says, from now on."""
+        self._config = config
+        if self._next_worker is not None:
+            self._next_worker.set_pace(config)
+
     # --- the task ---
 
     async def run(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fakes.clock import ManualClock
 from harness.reembed_bench import ReembedBench, reembed_bench
 
+from nexusd.config import OutboxConfig
 from nexusd.errors import Conflict, RowNotFound
 from nexusd.model.episodes import UpdateEpisode
 from nexusd.store.deletions import any_owed
@@ -407,3 +408,21 @@ async def test_a_row_that_is_to_be_tried_later_puts_off_the_change(bench: Reembe
     await bench.store.write(lambda db: db.execute("UPDATE outbox_next SET not_before_ms = 6") and None)
     assert not await bench.store.read(any_postponed, 5)
     await bench.stop_open()
+
+
+async def test_a_new_pace_holds_for_the_next_model_too(bench: ReembedBench) -> None:
+    await with_rows(bench, 70)
+    new = bench.embedder("new")
+    new.gate = asyncio.Event()
+    await bench.start("new")
+    await bench.until(lambda: bool(new.document_calls))
+    bench.reembedding.set_pace(OutboxConfig(batch_size=3, max_backoff_s=0.2))
+    new.gate.set()
+    await bench.settled("new")
+    assert max(len(call) for call in new.document_calls[1:]) == 3
+    await bench.stop()
+    await bench.open("third")
+    bench.reembedding.set_pace(OutboxConfig(batch_size=2, max_backoff_s=0.2))
+    bench.run()
+    await bench.settled("third")
+    assert max(len(call) for call in bench.embedder("third").document_calls) == 2

@@ -293,7 +293,7 @@ async def test_every_part_of_the_daemon_takes_its_settings_as_they_are_and_as_th
                 taker.take(config)
             assert app._dispatcher._limits == app._server._limits == config.server.limits
             assert app._dispatcher.slow_s == config.log.slow_request_ms / 1000
-            assert app._worker._config == config.outbox
+            assert app._worker._config == app._reembedding._config == config.outbox
             assert app._cache.stats().max_entries == config.cache.max_entries
             assert app._files._interval_s == config.files.poll_interval_s
             assert app._store._config == config.storage
