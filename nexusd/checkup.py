@@ -201,7 +201,7 @@ class Checkup:
             says = f"the {backend} index does not answer: {health.detail}; searches go by words alone"
             return finding("index", "problem", says, f"It is tried again by itself. See {where}")
         if not self._worker.complete:
-            trouble = self._worker.index_breaker.last_error
+            trouble = self._worker.index_trouble
             if trouble:
                 return finding("index", "problem", trouble, f"It is tried again by itself. {SEE_LOG}")
             says = "being compared with the rows: searches may miss some"

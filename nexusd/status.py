@@ -111,7 +111,7 @@ class StatusReport:
         elif self._reembedding.stuck:
             reasons.append(self._reembedding.line())
         if index.available and not self._worker.complete:
-            trouble = self._worker.index_breaker.last_error
+            trouble = self._worker.index_trouble
             reasons.append(f"index: {trouble}" if trouble else "index: being compared with the rows")
         reasons += [
             f"task {task.name}: {task.last_error}"

@@ -14,7 +14,7 @@ import apsw
 import structlog
 
 from nexusd.embedding.serving import KeyedModel
-from nexusd.errors import DimensionMismatch
+from nexusd.errors import DimensionMismatch, RpcError
 from nexusd.index.index import CollectionSpec, Index, PointVersion
 from nexusd.index.server_errors import CollectionTaken, ForeignCollection
 from nexusd.store.database import Database
@@ -67,6 +67,7 @@ class Collections:
         self._kept = kept
         self._incarnations: dict[str, str] = {}
         self._lost: set[str] = set()  # kept collections that cannot be used
+        self._refused: dict[str, str] = {}  # logical collections that cannot be filled, and why
         self._log = structlog.get_logger("nexusd.collections")
 
     def physical(self, collection: str) -> str:
@@ -78,6 +79,16 @@ class Collections:
         """All logical collections."""
         return tuple(LOADERS)
 
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Those that can be filled, as `prepare` found them."""
+        return tuple(name for name in LOADERS if name not in self._refused)
+
+    @property
+    def trouble(self) -> str:
+        """Why the others cannot be filled; empty where there are none."""
+        return "; ".join(dict.fromkeys(self._refused.values()))
+
     def holders(self, collection: str) -> list[str]:
         """The physical collections that may hold a row's point."""
         kept = [spec.name for spec in self._kept(collection)]
@@ -85,34 +96,52 @@ class Collections:
 
     def adopt(self, other: Collections) -> None:
         """Stand for another model's collections from now on, which are in order as far as they themselves know."""
-        self._model, self._incarnations = other._model, other._incarnations
+        self._model, self._incarnations, self._refused = other._model, other._incarnations, other._refused
 
     async def prepare(self, now_ms: int) -> None:
         """Make the physical collections where missing, and mend what the index lost or kept too long.
 
+        One that cannot be used needs people; the others need not wait for them.
+
         Raises:
-            IndexUnavailable: it does not answer; nothing was changed.
-            DimensionMismatch: a collection of this name has another dimension.
+            IndexUnavailable: it does not answer, or no collection can be used.
+            DimensionMismatch: all collections of these names have another dimension.
         """
         for collection in self.logical:
-            target = self.physical(collection)
-            incarnation = await self._index.ensure(CollectionSpec(target, self._model.embedder.fingerprint.dimension))
-            points = await self._index.count(target)
-            if points and await self._store.read(get_meta, incarnation_of(target)) != incarnation:
-                # filled from another database, or by a run that this one does not remember: versions prove nothing
-                await self._store.write(requeue_collection, collection, now_ms, queue=self._queue)
-            if not await self._store.read(_looks_complete, collection, target, incarnation, points, self._queue):
-                found = await self.compare(collection, now_ms)
-                if not found.agrees:
-                    self._log.warning(
-                        "index differs from the rows; mending", collection=collection, missing=found.missing,
-                        stale=found.stale, orphaned=found.orphaned,
-                    )
-                await self._store.write(set_meta, incarnation_of(target), incarnation)
-            self._incarnations[target] = incarnation
+            try:
+                await self._prepare(collection, now_ms)
+            except (DimensionMismatch, ForeignCollection, CollectionTaken) as error:
+                self._refuse(collection, error)
+                if not self.usable:
+                    raise
+            else:
+                self._refused.pop(collection, None)
         if self._queue == "outbox":
             await self._open_kept()
-            await self._index.publish({collection: self.physical(collection) for collection in self.logical})
+            await self._index.publish({collection: self.physical(collection) for collection in self.usable})
+
+    async def _prepare(self, collection: str, now_ms: int) -> None:
+        target = self.physical(collection)
+        incarnation = await self._index.ensure(CollectionSpec(target, self._model.embedder.fingerprint.dimension))
+        points = await self._index.count(target)
+        if points and await self._store.read(get_meta, incarnation_of(target)) != incarnation:
+            # filled from another database, or by a run that this one does not remember: versions prove nothing
+            await self._store.write(requeue_collection, collection, now_ms, queue=self._queue)
+        if not await self._store.read(_looks_complete, collection, target, incarnation, points, self._queue):
+            found = await self.compare(collection, now_ms)
+            if not found.agrees:
+                self._log.warning(
+                    "index differs from the rows; mending", collection=collection, missing=found.missing,
+                    stale=found.stale, orphaned=found.orphaned,
+                )
+            await self._store.write(set_meta, incarnation_of(target), incarnation)
+        self._incarnations[target] = incarnation
+
+    def _refuse(self, collection: str, error: RpcError) -> None:
+        if self._refused.get(collection) != error.message:
+            self._log.error("collection cannot be used", collection=collection, reason=error.message)
+        self._refused[collection] = error.message
+        self._incarnations.pop(self.physical(collection), None)
 
     async def _open_kept(self) -> None:
         for spec in [spec for collection in self.logical for spec in self._kept(collection)]:

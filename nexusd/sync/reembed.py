@@ -312,8 +312,10 @@ class Reembedding:
     def _trouble(self) -> str:
         """What the next model waits for."""
         worker = self._next_worker
-        breakers = () if worker is None else (worker.index_breaker, worker.embedder_breaker)
-        return "; ".join(f"{breaker.name}: {breaker.last_error}" for breaker in breakers if breaker.last_error)
+        if worker is None:
+            return ""
+        troubles = {"index": worker.index_trouble, "embedder": worker.embedder_breaker.last_error}
+        return "; ".join(f"{name}: {trouble}" for name, trouble in troubles.items() if trouble)
 
     @property
     def stuck(self) -> bool:

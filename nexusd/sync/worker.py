@@ -61,6 +61,7 @@ EMBEDDER_PACE_S = 1.0  # while it is away, each turn takes rows and gives them b
 LARGEST_CLAIM = 1024
 QUICK_S = 0.25
 SLOW_S = 0.5
+REFUSED_AGAIN_S = 30.0  # a collection that cannot be used waits for people; whether they were there is seen by then
 HASTENED = 1000  # rows a transaction: 10 ms
 
 
@@ -96,6 +97,7 @@ class OutboxWorker:
         self._clock = clock
         self._chance = chance
         self._prepared = False
+        self._refused_again_s = 0.0  # when to look at refused collections again, on the monotonic clock
         self._delivering = asyncio.Lock()  # held while rows are claimed; the model changes only when it is free
         self._setbacks = Setbacks(store, self.embedder_breaker, config, clock, chance, publish, queue, reached)
         self._behind = False  # something was claimed since the outbox was seen empty
@@ -144,6 +146,7 @@ class OutboxWorker:
     def index_up(self) -> None:
         """The index came up, with what it still holds: look at it now, whatever the breaker says."""
         self.index_breaker.try_now()
+        self._refused_again_s = 0.0
         self._index_up.set()
         self._work.set()
 
@@ -207,14 +210,15 @@ class OutboxWorker:
             if (pause_s := min(self.embedder_breaker.pause_left_s, EMBEDDER_PACE_S)) > 0:
                 self._resting.set()
                 await asyncio.sleep(pause_s)
-        if not (self._prepared and self._collections.intact()):
+        refused_due = self._collections.trouble and self._clock.monotonic_s() >= self._refused_again_s
+        if refused_due or not (self._prepared and self._collections.intact()):
             await self._sent()
             if not await self._prepare():
                 return
         await self._hasten()
         # Looked for before it is claimed: a claim is a commit, and every commit wakes us.
         now_ms = self._clock.now_ms()
-        collections = self._collections.logical
+        collections = self._collections.usable
         due_ms = self._store.peek(next_due_ms, now_ms, self._max_backoff_ms, collections, queue=self._queue)
         if due_ms == 0 and await self._claim(now_ms):
             return
@@ -234,7 +238,7 @@ class OutboxWorker:
         async with self._delivering:
             self._behind = True
             entries = await self._store.write(
-                claim_batch, self._claim_rows, now_ms, self._max_backoff_ms, self._collections.logical,
+                claim_batch, self._claim_rows, now_ms, self._max_backoff_ms, self._collections.usable,
                 turn=self.turns, passed_over=self._under_way, queue=self._queue,
             )
             if not entries:
@@ -307,6 +311,7 @@ class OutboxWorker:
         except (IndexUnavailable, DimensionMismatch) as error:  # the latter needs people: health has its words
             self._index_failed(error)
             return False
+        self._refused_again_s = self._clock.monotonic_s() + REFUSED_AGAIN_S
         self._prepared = True  # the breaker stays as it is: a full index answers this, and takes no row
         return True
 
@@ -350,7 +355,12 @@ class OutboxWorker:
     @property
     def complete(self) -> bool:
         """Whether what is not in the outbox is in the index: it was compared, and nothing was lost since."""
-        return self._prepared and self._collections.intact()
+        return self._prepared and not self._collections.trouble and self._collections.intact()
+
+    @property
+    def index_trouble(self) -> str:
+        """Why the index is not complete, where it is more than that it is being compared."""
+        return self.index_breaker.last_error or self._collections.trouble
 
     def stop_waiting(self) -> None:
         """Who waits is answered with how things stand: the daemon stops."""

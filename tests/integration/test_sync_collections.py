@@ -15,7 +15,8 @@ from harness.outbox_bench import NOW_MS, Bench, make_bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexusd.errors import RowNotFound
+from nexusd.errors import DimensionMismatch, RowNotFound
+from nexusd.index.index import CollectionSpec
 from nexusd.model.outbox import ListOutbox
 from nexusd.model.projects import CreateProject
 from nexusd.model.sessions import UpdateSession
@@ -371,3 +372,26 @@ async def _delete(store: Database, collection: str, row_id: int) -> None:
     else:
         key = await store.read(lambda db: db.execute("SELECT key FROM vectors WHERE id = ?", (row_id,)).get)
         await store.write(delete_vector, key)
+
+
+async def test_a_collection_that_cannot_be_used_holds_up_no_other_and_is_used_when_it_can(bench: Bench) -> None:
+    """Made by somebody else with another dimension, say; people may remove it at any time."""
+    taken = bench.collections.physical("entities")
+    await bench.index.ensure(CollectionSpec(taken, 5))
+    ids = await one_of_each(bench)
+    bench.start()
+    for collection in ("episodes", "summaries", "messages", "vectors"):
+        async with asyncio.timeout(5):
+            while bench.holds(collection).keys() != {ids[collection]}:
+                await asyncio.sleep(0.005)
+    assert taken not in bench.index.names.values()
+    assert bench.worker.index_trouble == DimensionMismatch().message
+    assert not bench.worker.complete
+    assert not (await bench.worker.wait_for("entities", [ids["entities"]], 0.05)).done
+    assert bench.worker.index_breaker.state == "closed"
+    await bench.index.drop(taken)
+    bench.worker.index_up()
+    await bench.drained()
+    assert bench.holds("entities").keys() == {ids["entities"]}
+    assert (bench.worker.complete, bench.worker.index_trouble) == (True, "")
+    assert bench.index.names["entities"] == taken
