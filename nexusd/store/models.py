@@ -40,6 +40,12 @@ PROMOTE_KEPT = """
 UPDATE models SET state = 'next', settings = ?, filled = ?, since_ms = ?, keep_until_ms = NULL
 WHERE key = ? AND state = 'kept'"""
 
+# deletes that are still owed to it, as they were while it was kept
+KEEP_DELETES = """
+INSERT INTO outbox_next (collection, row_id, version, op, created_ms)
+SELECT collection, row_id, version, op, created_ms FROM outbox WHERE op = 'delete' ORDER BY seq
+ON CONFLICT (collection, row_id) DO NOTHING"""
+
 # how far the rows were queued for the next model
 UPDATE_FILLED = "UPDATE models SET filled = ? WHERE state = 'next'"
 
@@ -192,6 +198,7 @@ def begin_next(db: Connection, wanted: StoredModel, now_ms: int, *, anew: bool =
     if kept and not anew:
         filled = msgspec.json.encode(dict.fromkeys(TABLES, FILLED)).decode()
         db.execute(PROMOTE_KEPT, (wanted.settings, filled, now_ms, kept[-1]))
+        db.execute(KEEP_DELETES)
     else:
         key = f"{wanted.key}-{1 + max(_number(model.key) for model in same)}" if same else wanted.key
         insert_model(db, replace(wanted, key=key, state="next", filled={}, since_ms=now_ms, keep_until_ms=None))

@@ -14,7 +14,7 @@ from harness.reembed_bench import ReembedBench, reembed_bench
 from nexusd.config import OutboxConfig
 from nexusd.errors import Conflict, RowNotFound
 from nexusd.model.episodes import UpdateEpisode
-from nexusd.store.deletions import any_owed
+from nexusd.store.deletions import any_owed, last_seq
 from nexusd.store.embeddings import select_vectors
 from nexusd.store.episodes import delete_episode, update_episode
 from nexusd.store.models import any_postponed, count_vectors, fill_next
@@ -426,3 +426,25 @@ async def test_a_new_pace_holds_for_the_next_model_too(bench: ReembedBench) -> N
     bench.run()
     await bench.settled("third")
     assert max(len(call) for call in bench.embedder("third").document_calls) == 2
+
+
+async def test_who_waits_for_a_delete_waits_for_a_model_too_that_was_kept_and_comes_next(bench: ReembedBench) -> None:
+    ids = await with_rows(bench, 3)
+    await bench.start("new")
+    await bench.settled("new")
+    await bench.stop()
+    await bench.open("new")
+    await bench.store.write(delete_episode, ids[0])
+    seq = await bench.store.read(last_seq)
+    await bench.stop_open()
+    await bench.open("old")
+    serving = asyncio.create_task(bench.worker.run())
+    await bench.until(lambda: ids[0] not in bench.held(bench.key("new")))
+    waited = await bench.worker.wait_for_deletes(seq, 0.1)
+    assert ids[0] in bench.held(bench.key("old"))
+    assert not waited.done
+    serving.cancel()
+    await asyncio.wait([serving])
+    bench.run()
+    assert (await bench.worker.wait_for_deletes(seq, 10)).done
+    assert ids[0] not in bench.held(bench.key("old"))
