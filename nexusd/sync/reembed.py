@@ -172,7 +172,6 @@ class Reembedding:
         rows, seconds = self._seen.total, round(self._clock.monotonic_s() - began_s, 1)
         self._log.info("re-embedding done", model=name, rows=rows, dead=self._seen.dead, seconds=seconds)
         self._publish("index", {"state": "swapped", "model": name, "rows": rows, "dead": self._seen.dead})
-        self._on_swapped()
 
     async def _until_swapped(
         self, model: KeyedModel, worker: OutboxWorker, collections: Collections, working: asyncio.Task[None]
@@ -259,6 +258,7 @@ class Reembedding:
             self._collections.adopt(collections)
             self._worker.adopt(model, self._collections, prepared=True)
             self._models.adopt(rows)
+            self._on_swapped()  # now: what follows may fail, and the embedder of before would stay open
             self._seen = replace(self._seen, stage="swapped", left=0)
             self._reached("adopted")
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -448,3 +448,22 @@ async def test_who_waits_for_a_delete_waits_for_a_model_too_that_was_kept_and_co
     bench.run()
     assert (await bench.worker.wait_for_deletes(seq, 10)).done
     assert ids[0] not in bench.held(bench.key("old"))
+
+
+async def test_the_embedder_of_before_is_closed_whatever_becomes_of_the_names_for_other_readers(
+    bench: ReembedBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_rows(bench, 2)
+    await bench.open("new")
+    never = asyncio.Event()
+    publish = bench.index.publish
+
+    async def stalled(names: Mapping[str, str]) -> None:
+        if bench.models.next is None:
+            await never.wait()
+        await publish(names)
+
+    monkeypatch.setattr(bench.index, "publish", stalled)
+    bench.run()
+    await bench.until(lambda: bench.models.next is None)
+    await bench.until(lambda: bench.embedder("old").closed)
