@@ -160,6 +160,7 @@ class Updates:
         if self.applying or self._syncing:
             return False
         if collection in self._dirty_since_s and self._cleaned is not collection:
+            self._cleaned = None  # another's, which is not flushed before this one: waiting for that would never end
             self._clean(collection)
             return False
         return True
