@@ -60,16 +60,24 @@ class OutboxApi:
 
     async def page(self, _call: Call, params: ListOutbox) -> Listing[OutboxRow]:
         """A page of rows still pending or dead."""
+        self._known(params.collection)
         return await self._store.read(list_outbox, params)
 
     async def wait(self, _call: Call, params: WaitOutbox) -> WaitedOutbox:
         """Until the rows are indexed, or the points of a delete are gone, or the time is up."""
         if params.through_seq is not None:
             return await self._wait_for_deletes(params.through_seq, params.timeout_ms / 1000, erased=params.erased)
-        if params.collection is not None and params.collection not in self._collections:
-            expected = f"one of {', '.join(self._collections)}"
-            raise InvalidParams(fields=(FieldError("collection", expected),))
+        self._known(params.collection)
         return await self._worker.wait_for(params.collection, params.row_ids, params.timeout_ms / 1000)
+
+    def _known(self, collection: str | None) -> None:
+        """Nothing ever waits under a name that was mistyped, and to say so would be a false comfort.
+
+        Raises:
+            InvalidParams: there is no such collection.
+        """
+        if collection is not None and collection not in self._collections:
+            raise InvalidParams(fields=(FieldError("collection", f"one of {', '.join(self._collections)}"),))
 
     async def _wait_for_deletes(self, through_seq: int, timeout_s: float, *, erased: bool) -> WaitedOutbox:
         if erased and not self._erasing.on:

@@ -141,6 +141,7 @@ def test_a_text_of_a_megabyte_is_stored_whole_indexed_and_found(client: Client, 
         ("episodes.get", {"id": "one"}, "invalid_params", "id"),
         ("episodes.list", {"sessionId": 1, "cursor": "x", "offset": 1}, "invalid_params", ""),
         ("outbox.wait", {"collection": "nonsense"}, "invalid_params", "collection"),
+        ("outbox.list", {"collection": "nonsense"}, "invalid_params", "collection"),
         ("episodes.forget", {}, "method_not_found", None),
     ],
 )
