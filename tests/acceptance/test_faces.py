@@ -29,7 +29,10 @@ VOLATILE = frozenset({
 })
 DAY = 1_700_000_000_000     # what is told in an order of time is given its time
 # Answers that are figures of the moment throughout: only that they come, and their names, can be equal.
-FIGURES = frozenset({"system.status", "outbox.status", "outbox.list", "cache.stats"})
+FIGURES = frozenset({
+    "system.status", "outbox.status", "outbox.list", "cache.stats", "system.check", "index.status", "index.verify",
+    "index.repair",
+})
 # Over HTTP there is no connection that stays.
 NEEDS_A_CONNECTION = frozenset({"events.subscribe", "events.unsubscribe"})
 
@@ -55,6 +58,8 @@ SCRIPT: tuple[Step, ...] = (
     S("health"),
     S("system.status"),
     S("system.reload"),
+    S("system.check"),
+    S("index.status"),
     S("rpc.discover"),
     S("help"),
     S("help", {"method": "episodes.create"}),
@@ -155,6 +160,8 @@ SCRIPT: tuple[Step, ...] = (
     S("outbox.status"),
     S("outbox.list"),
     S("outbox.retry", {}),
+    S("index.verify", {"timeoutMs": 60_000}, "verified"),
+    S("index.repair", {"collections": ["episodes"], "timeoutMs": 60_000}),
     S("index.reembed"),
     S("index.forget"),
     S("index.forget", {"key": "none"}, error="not_found"),

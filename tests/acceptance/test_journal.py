@@ -49,7 +49,10 @@ def test_a_request_is_found_by_its_method_by_its_id_and_by_the_kind_of_its_error
         assert daemon.terminate() == 0
         entries = journal.entries()
         assert daemon.log_tail() == ""
-    [failed] = [entry for entry in entries if entry.get("NEXUS_REQUEST_ID") == refused.value.request_id]
+    asked = refused.value.request_id
+    [failed] = [  # it may have been slow as well
+        entry for entry in entries if entry.get("NEXUS_REQUEST_ID") == asked and "NEXUS_ERROR_KIND" in entry
+    ]
     assert {name: failed[name] for name in ("NEXUS_METHOD", "NEXUS_ERROR_KIND", "NEXUS_PEER", "PRIORITY")} == {
         "NEXUS_METHOD": "episodes.get", "NEXUS_ERROR_KIND": "not_found", "NEXUS_PEER": f"uid:{os.getuid()}",
         "PRIORITY": "7",
@@ -165,7 +168,8 @@ def test_no_text_of_a_memory_and_no_token_is_ever_in_an_entry(tmp_path: Path, ou
                 (daemon.data / "presets" / "note.yaml").write_text(f"{SAID}: [{SAID}\n")
                 (daemon.data / "mcp-servers.json").write_text(f'{{"{SAID}": {SAID}}}')
                 client.call("system.reload")
-                assert client.call("outbox.wait", timeoutMs=30_000) == {"done": False, "pending": 0, "dead": 1}
+                waited = client.call("outbox.wait", timeoutMs=30_000)
+                assert (waited["pending"], waited["dead"]) == (0, 1)
                 server.key = "another"
                 os.kill(daemon.children()["shard_process"], signal.SIGKILL)
                 with contextlib.suppress(RpcError):
