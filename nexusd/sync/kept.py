@@ -14,8 +14,9 @@ import apsw
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.errors import Busy, DiskFull, IndexUnavailable, ReadOnly
-from nexusd.index.index import Index
+from nexusd.errors import Busy, DimensionMismatch, DiskFull, IndexUnavailable, ReadOnly
+from nexusd.index.index import CollectionSpec, Index
+from nexusd.index.server_errors import CollectionTaken, ForeignCollection
 from nexusd.model.index import ForgottenModels
 from nexusd.store.database import Database
 from nexusd.store.indexed import TABLES
@@ -84,7 +85,7 @@ class KeptModels:
         try:
             async with self._worker.paused():  # no delete is on its way to what goes
                 for collection in TABLES:
-                    await self._index.drop(f"{collection}-{model.key}")
+                    await self._drop_collection(CollectionSpec(f"{collection}-{model.key}", model.dimension))
         except BaseException:
             self._models.leaving.discard(model.key)
             raise
@@ -102,6 +103,15 @@ class KeptModels:
         self._log.info("embedding model forgotten", key=model.key, model=model.model, vectors=vectors)
         self._gone.set()
         self._gone = asyncio.Event()
+
+    async def _drop_collection(self, spec: CollectionSpec) -> None:
+        if spec.dimension:  # else it is not known, and nobody can say whether it is what it was
+            try:
+                await self._index.ensure(spec)
+            except (DimensionMismatch, ForeignCollection, CollectionTaken) as error:
+                self._log.error("collection is not ours any more and stays", collection=spec.name, reason=error.message)
+                return
+        await self._index.drop(spec.name)
 
     async def gone(self, keys: list[str], timeout_s: float) -> bool:
         """Wait until these models are gone, or the time is up."""

@@ -13,6 +13,7 @@ from harness.reembed_bench import ReembedBench, reembed_bench
 
 from nexusd.config import OutboxConfig
 from nexusd.errors import Conflict, RowNotFound
+from nexusd.index.index import CollectionSpec
 from nexusd.model.episodes import UpdateEpisode
 from nexusd.store.deletions import any_owed, last_seq
 from nexusd.store.embeddings import select_vectors
@@ -467,3 +468,17 @@ async def test_the_embedder_of_before_is_closed_whatever_becomes_of_the_names_fo
     bench.run()
     await bench.until(lambda: bench.models.next is None)
     await bench.until(lambda: bench.embedder("old").closed)
+
+
+async def test_a_kept_collection_that_is_somebody_elses_by_now_stays_where_it_is(bench: ReembedBench) -> None:
+    await with_rows(bench, 2)
+    old = bench.key("old")
+    await bench.start("new")
+    await bench.settled("new")
+    await bench.index.drop(f"episodes-{old}")
+    await bench.index.ensure(CollectionSpec(f"episodes-{old}", 5))  # in its place
+    await bench.store.write(forget, old)
+    await bench.models.look_again()
+    assert await bench.kept.gone([old], 10)
+    assert f"episodes-{old}" in bench.index.health().incarnations
+    assert f"entities-{old}" not in bench.index.health().incarnations
