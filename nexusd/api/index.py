@@ -86,6 +86,7 @@ class IndexApi:
                 result=IndexReport,
                 handler=self.verify,
                 role="write",  # it changes nothing, but keeps the disk and a processor busy
+                waits=True,
                 example={"collections": ["episodes"], "timeoutMs": 1000},
             ),
             Method(
@@ -95,6 +96,7 @@ class IndexApi:
                 result=IndexReport,
                 handler=self.repair,
                 role="admin",
+                waits=True,
                 example={"timeoutMs": 1000},
             ),
             Method(

@@ -129,6 +129,7 @@ class OutboxApi:
                 result=WaitedOutbox,
                 handler=self.wait,
                 role="read",
+                waits=True,
                 example={"timeoutMs": 1000},
             ),
             Method(

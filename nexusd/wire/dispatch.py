@@ -133,7 +133,7 @@ class _Adapter:
         dispatcher = self._dispatcher
         seconds = dispatcher.clock.monotonic_s() - began_s
         self._count.answered(seconds)
-        if seconds >= dispatcher.slow_s:
+        if seconds >= dispatcher.slow_s and not self._method.waits:
             dispatcher.log.warning("slow request", method=self._method.name, request_id=exchange.request_id,
                                    peer=exchange.principal.name, duration_ms=round(seconds * 1000, 3))
 

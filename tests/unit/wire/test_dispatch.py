@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from inspect import isawaitable
 from typing import Any
 
@@ -241,6 +242,19 @@ async def test_the_figures_count_calls_errors_by_kind_and_time() -> None:
         UNKNOWN_METHOD: {"count": 2, "errors": {"method_not_found": 2}, "totalMs": 0.0},
     }
     assert dispatcher.counters.total == 5
+
+
+async def test_a_request_that_waits_as_long_as_its_caller_asks_is_not_slow() -> None:
+    clock = HandClock()
+
+    async def takes_a_second(_call: Call, _params: Any) -> None:
+        clock.seconds += 1
+
+    with structlog.testing.capture_logs() as entries:
+        waiting = replace(method("wait", takes_a_second), waits=True)
+        dispatcher = dispatcher_of(waiting, clock=clock, slow_request_ms=900)
+        await dispatcher.handle(request("wait", [1]), ADMIN)
+    assert entries == []
 
 
 async def test_a_slow_request_is_logged_without_its_parameters() -> None:
