@@ -61,7 +61,7 @@ EMBEDDER_PACE_S = 1.0  # while it is away, each turn takes rows and gives them b
 LARGEST_CLAIM = 1024
 QUICK_S = 0.25
 SLOW_S = 0.5
-REFUSED_AGAIN_S = 30.0  # a collection that cannot be used waits for people; whether they were there is seen by then
+REFUSED_AGAIN_S = 5.0  # a collection that cannot be used waits for people; whether they were there is seen by then
 HASTENED = 1000  # rows a transaction: 10 ms
 
 

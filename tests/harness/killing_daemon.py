@@ -21,7 +21,7 @@ from fakes.embedder import FakeEmbedder
 
 from nexusd.__main__ import main
 from nexusd.embedding.embedder import EmbedderDied, RejectedText, Vector
-from nexusd.sync.worker import OutboxWorker
+from nexusd.sync.worker import OutboxWorker, tell_nothing
 
 DATA = Path(sys.argv[sys.argv.index("--data") + 1])
 KILL_AT = DATA / "kill-at"
@@ -38,7 +38,13 @@ class TellingWorker(OutboxWorker):
     """Says what the index holds whenever there is nothing to do."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, reached=reached, **kwargs)
+        also = kwargs.pop("reached", tell_nothing)
+
+        def followed(step: str) -> None:
+            also(step)
+            reached(step)
+
+        super().__init__(*args, reached=followed, **kwargs)
 
     async def _rest(self, due_ms: int | None) -> None:
         held: dict[str, dict[int, int]] = {}

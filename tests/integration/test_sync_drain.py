@@ -73,7 +73,7 @@ async def test_a_row_that_was_postponed_is_not_waited_for(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("part", ["index", "embedder"])
-@pytest.mark.parametrize("when", ["before", "while"])
+@pytest.mark.parametrize("when", ["before", "already", "while"])
 async def test_nobody_waits_for_a_part_that_is_away(bench: Bench, part: str, when: str) -> None:
     for n in range(50):
         await bench.add(f"text {n}")
@@ -82,10 +82,12 @@ async def test_nobody_waits_for_a_part_that_is_away(bench: Bench, part: str, whe
     else:
         bench.embedder.unavailable, bench.embedder.retry_after_ms = "down", 250_000
     breaker = bench.worker.index_breaker if part == "index" else bench.worker.embedder_breaker
-    if when == "before":
+    if when != "while":
         for _ in range(20):
             breaker.failed("down")
     bench.start()
+    if when == "already":
+        await asyncio.wait_for(bench.worker._resting.wait(), 10)
     assert await drain(bench, LONG_S) < 5
     assert bench.worker.status().pending + bench.worker.status().inflight == 50
 

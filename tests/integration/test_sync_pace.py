@@ -30,6 +30,7 @@ class SlowEmbedder(FakeEmbedder):
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
         self.clock = clock
+        self.texts_per_second = TEXTS_PER_SECOND
         self.calls: list[int] = []
         self.on_call: dict[int, asyncio.Event] = {}  # set when so many calls have begun
 
@@ -38,7 +39,7 @@ class SlowEmbedder(FakeEmbedder):
         if (event := self.on_call.get(len(self.calls))) is not None:
             event.set()
             await asyncio.sleep(0.05)  # what was waiting for this moment happens while the call is under way
-        self.clock.advance(len(texts) / TEXTS_PER_SECOND)
+        self.clock.advance(len(texts) / self.texts_per_second)
         return await super().embed_documents(texts)
 
 
@@ -134,6 +135,28 @@ async def test_claims_grow_while_nothing_is_embedded_and_a_fresh_text_does_not_w
         fresh = await bench.add("fresh")
         assert await index.got("episodes", fresh) - asked_s <= 3 * CLAIM_S
         assert max(embedder.calls) <= 64
+        await bench.stop()
+
+
+async def test_claims_that_take_long_are_as_small_as_configured_again(tmp_path: Path) -> None:
+    clock = ManualClock()
+    embedder, index = SlowEmbedder(clock), TimingIndex(clock)
+    async with make_bench(tmp_path, clock=clock, embedder=embedder, index=index) as bench:
+        await add_many(bench, 300)
+        bench.start()
+        await bench.drained()
+        await bench.stop()
+        await bench.store.write(requeue_collection, "episodes", NOW_MS)
+        bench.start()
+        await bench.drained()  # claims are of 128 rows or more now
+        embedder.calls.clear()
+        embedder.texts_per_second = 200  # two calls are no reason to give anything back, but long enough
+        fifth = embedder.on_call[5] = asyncio.Event()
+        await add_many(bench, 2000, "new")
+        await fifth.wait()
+        asked_s = clock.monotonic_s()
+        fresh = await bench.add("fresh")
+        assert await index.got("episodes", fresh) - asked_s <= 3 * 64 / 200 + 0.001
         await bench.stop()
 
 
