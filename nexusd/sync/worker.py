@@ -333,8 +333,10 @@ class OutboxWorker:
                 self._publish("outbox", {"state": "drained", "dead": counts.dead})
 
     async def _rest(self, due_ms: int | None) -> None:
-        """Until something is committed, or a postponed row is due."""
+        """Until something is committed, a postponed row is due, or a refused collection is to be looked at."""
         left_s = MAX_IDLE_S if due_ms is None else (due_ms - self._clock.now_ms()) / 1000
+        if self._collections.trouble:
+            left_s = min(left_s, self._refused_again_s - self._clock.monotonic_s())
         await self._pause(min(MAX_IDLE_S, max(MIN_IDLE_S, left_s)), self._work)
 
     async def _pause(self, seconds: float, sooner: asyncio.Event) -> None:
