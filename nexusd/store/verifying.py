@@ -37,8 +37,8 @@ TEXT_SIZES: dict[IndexedCollection, str] = {
     "messages": "octet_length(content)",
     "vectors": "octet_length(text)",
 }
-# Whether the caller gave a vector of its own, where rows can have one: then the text is not embedded.
-OWN_VECTOR: dict[IndexedCollection, str] = {"vectors": "embedding IS NOT NULL"}
+# Whether the caller gave a vector of its own for this model, where rows can have one: then the text is not embedded.
+OWN_VECTOR: dict[IndexedCollection, str] = {"vectors": "embedding IS NOT NULL AND embedding_model IS ?2"}
 
 # Everything of the next rows, in one row and so in one step. Bound: collection, model, after, end, limit, bytes.
 #   fitting   the next rows, as many as there is room for
@@ -85,6 +85,9 @@ SELECT
             AND id NOT IN (SELECT row_id FROM unindexed WHERE collection = ?1)),
     (SELECT json_group_array(row_id) FROM outbox
         WHERE collection = ?1 AND row_id IN (SELECT value FROM json_each(?2)))"""
+
+# the model whose outbox this is
+SELECT_SERVING = "SELECT key FROM models WHERE state = 'serving'"
 
 # how many rows there are, whether or not they are to be in the index
 COUNT_TABLE = "SELECT count(*) FROM {table}"
@@ -153,6 +156,12 @@ def row_states(db: Connection, collection: IndexedCollection, ids: Sequence[int]
     versions: dict[int, int] = dict(msgspec.json.decode(found))
     waiting = set(msgspec.json.decode(queued))
     return {row_id: RowState(versions.get(row_id), row_id in waiting) for row_id in ids}
+
+
+def serving_key(db: Connection) -> str | None:
+    """The key of the model that the outbox is for; None where none was ever noted."""
+    key: str | None = db.execute(SELECT_SERVING).get
+    return key
 
 
 def count_tables(db: Connection, collections: Sequence[IndexedCollection]) -> dict[str, int]:

@@ -106,6 +106,10 @@ class CheckRunner:
         self._mender = Mender(store, index, clock)
         self._log = structlog.get_logger("nexusd.verify")
 
+    def sweep(self) -> None:
+        """Remove what a run that crashed has left behind: a copy of texts."""
+        WordCheck(self._store.path).sweep()
+
     async def run(self, job: CheckJob) -> None:
         """Do the job to its end, or until it fails; cancelled, it has failed."""
         job.started_ms = self._clock.now_ms()
@@ -130,7 +134,6 @@ class CheckRunner:
         if job.ask_model:
             job.similarity = await self._watch.look()
         words = WordCheck(self._store.path)
-        words.sweep()
         thread = ThreadPoolExecutor(1, thread_name_prefix="words")
         try:
             for collection in job.collections:

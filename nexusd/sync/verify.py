@@ -176,6 +176,7 @@ class Verifier:
                 await self._pause()
 
     async def _remember(self) -> None:
+        self._runner.sweep()
         noted = await self._store.read(get_meta, LAST_CHECK)
         if noted is not None and self.last is None:
             try:

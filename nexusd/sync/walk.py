@@ -19,7 +19,7 @@ from nexusd.index.index import Index, PointVersion
 from nexusd.model.fields import IndexedCollection
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
-from nexusd.store.verifying import LAST_ID, RowState, Slice, read_slice, row_states
+from nexusd.store.verifying import LAST_ID, RowState, Slice, read_slice, row_states, serving_key
 from nexusd.sync.findings import Difference, Findings, Kind
 from nexusd.sync.sources import TEXTS, content_hash, is_blank
 
@@ -73,6 +73,9 @@ class Walk:
             held = [point for point in points if point.id <= until]
             suspects = _suspects(held, seen.read, epoch)
             seen.difference |= await self._confirmed(collection, target, epoch, suspects)
+            if any(seen.difference.values()) and await self._store.read(serving_key) not in (None, model.key):
+                await asyncio.sleep(REST_S)  # the outbox is another model's already, and that is about to serve
+                raise ModelChangedError
             if self._serving.model is not model:
                 raise ModelChangedError
             findings.points += len(held)

@@ -266,6 +266,33 @@ async def test_a_model_that_begins_to_serve_in_the_middle_is_walked_over_from_th
         assert (report.agrees, of(report).rows, of(report).points) == (True, 8, 8)
 
 
+async def test_an_outbox_that_is_another_models_already_proves_nothing(tmp_path: Path) -> None:
+    index = Shifting()
+    async with make_bench(tmp_path, index=index) as bench, verifying(bench) as run:
+        ids = await fill(bench)
+        other = KeyedModel("other", bench.embedder)
+        index._points["episodes-other"] = dict(index._points[bench.collections.physical("episodes")])
+        await lose_point(bench, ids[0])  # which the model before was owed, and is not any more
+
+        def swap(db: Any) -> None:
+            db.execute("UPDATE embeddings SET model = 'other'")
+            db.execute("UPDATE models SET state = 'kept'")
+            db.execute(
+                "INSERT INTO models (key, state, provider, model, dimension, since_ms) VALUES"
+                " ('other', 'serving', '', '', 32, 1)"
+            )
+
+        await bench.store.write(swap)
+
+        def adopt(page: list[PointVersion]) -> list[PointVersion]:
+            bench.serving.adopt(other)
+            return page
+
+        index.shown = [as_it_is] * 4 + [adopt]
+        report = await run.verify("episodes")
+        assert (report.agrees, of(report).rows, index.shown) == (True, 8, [])
+
+
 # --- one at a time ---
 
 

@@ -156,6 +156,13 @@ async def test_a_server_that_comes_back_is_compared_in_full_but_not_again_and_ag
     assert await jobs(run) == ["repair"] * 2
 
 
+async def test_a_copy_of_texts_that_a_crash_left_is_gone_after_the_start(bench: Bench, tmp_path: Path) -> None:
+    (left := tmp_path / "nexus.db.words").write_text("texts of memories")
+    async with verifying(bench) as run:
+        await run.turn()
+        assert not left.exists()
+
+
 def searches(bench: Bench, run: Verifying) -> tuple[MemorySearch, SimilaritySearch]:
     parts = (bench.store, bench.index, bench.serving)
     told = run.verifier.hits_dropped

@@ -110,7 +110,7 @@ def test_the_text_made_of_a_slice_is_the_text_that_is_embedded(
         id_: each.text for id_, each in documents.items()
     }
     assert {row[0] for row in found.rows if row[2]} == {
-        id_ for id_, each in documents.items() if each.vector is not None
+        id_ for id_, each in documents.items() if each.vector is not None and each.vector_model == MODEL
     }
 
 
@@ -139,10 +139,20 @@ ROWS: dict[str, Any] = {
         " VALUES (last_insert_rowid(), :a, :b, 1, 1)"
     ),
     "vectors": _row(
-        "INSERT OR REPLACE INTO vectors (key, text, embedding, created_at, updated_at)"
-        " VALUES (:a, :b, iif(length(:c) % 2, zeroblob(4), NULL), 1, 1)"
+        "INSERT OR REPLACE INTO vectors (key, text, embedding, embedding_model, created_at, updated_at)"
+        " VALUES (:a, :b, iif(length(:c) % 2, zeroblob(4), NULL), iif(length(:a) % 2, 'm', 'another'), 1, 1)"
     ),
 }
+
+
+def test_a_callers_own_vector_of_another_model_is_none_for_this_one(db: Connection) -> None:
+    for key, model in ((1, MODEL), (2, "another"), (3, None)):
+        db.execute(
+            "INSERT INTO vectors (key, text, embedding, embedding_model, created_at, updated_at)"
+            " VALUES (?, 'tea', zeroblob(4), ?, 1, 1)", (key, model),
+        )
+    found = read_slice(db, "vectors", MODEL, 0, LAST_ID, 10)
+    assert [own for _, _, own, _ in found.rows] == [1, 0, 0]
 
 
 def test_a_rows_state_is_what_the_index_should_hold_of_it_and_whether_it_waits(
