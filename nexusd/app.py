@@ -163,7 +163,7 @@ class App:
         )
         self._index_api = IndexApi(
             self._store, self._verifier, backend=config.index.backend, complete=lambda: self._worker.complete,
-            physical=self._physical, points=self._report.points, reembed=self._reembedding.progress,
+            physical=self._collections.physical, points=self._report.points, reembed=self._reembedding.progress,
             kept=self._models.kept,
         )
         self._checkup = Checkup(
@@ -233,8 +233,7 @@ class App:
         context = ContextBuilder(self._store, search)
         similar = SimilaritySearch(
             self._store, self._index, self._serving,
-            payloads=current_payloads, complete=lambda: self._worker.complete,
-            on_dropped=self._verifier.hits_dropped,
+            payloads=current_payloads, complete=lambda: self._worker.complete, on_dropped=self._verifier.hits_dropped,
         )
         for api in (
             SystemApi(
@@ -266,9 +265,6 @@ class App:
             self._index_api,
         ):
             self._table.register(api.methods())
-
-    def _physical(self, collection: str) -> str:
-        return self._serving.model.physical(collection)
 
     async def run(self) -> ExitCode:
         """Start, serve until asked to stop, stop in reverse."""

@@ -188,7 +188,18 @@ async def test_rows_that_go_alone_are_not_given_back_for_the_time_that_it_takes(
 
 
 async def test_two_slices_that_fail_together_are_one_failure_of_the_index(tmp_path: Path) -> None:
-    async with make_bench(tmp_path, chance=Highest(), max_backoff_s=300) as bench:
+    class Away(FakeIndex):
+        """It takes a moment to find out."""
+
+        async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+            await asyncio.sleep(0.001)
+            await super().upsert(collection, points)
+
+        async def delete(self, collection: str, ids: Sequence[int]) -> None:
+            await asyncio.sleep(0.001)
+            await super().delete(collection, ids)
+
+    async with make_bench(tmp_path, index=Away(), chance=Highest(), max_backoff_s=300) as bench:
         bench.start()
         gone = await bench.add("gone")
         await bench.drained()
