@@ -79,3 +79,11 @@ def test_version_and_epoch_are_read_back() -> None:
 @pytest.mark.parametrize("kept", [None, {}, {VERSION: "1", EPOCH: 5}, {VERSION: None, EPOCH: None}])
 def test_what_somebody_else_has_stored_has_no_version_and_no_epoch(kept: dict[str, object] | None) -> None:
     assert (version_of(kept), epoch_of(kept)) == (0, "")
+
+
+def test_what_was_hashed_before_is_not_taken_for_its_like_of_another_type() -> None:
+    for value in (1, True, 1.0, "1", 0, False):
+        (kept,) = stored_payload({"a": value}, 1)[TERMS]
+        assert kept == term(("a",), value)
+    long = "x" * 1000
+    assert stored_payload({"a": long}, 1)[TERMS] == [term(("a",), long)]
