@@ -90,7 +90,7 @@ class OutboxWorker:
             "embedder", max_pause_s=config.max_backoff_s, clock=clock, chance=chance
         )
         self.index_breaker = Breaker("index", max_pause_s=config.max_backoff_s, clock=clock, chance=chance)
-        self.turns = 0  # grows while the worker gets on; the watchdog looks at it
+        self.turns = 0  # claims and rests so far: a sign of life, and whose turn it is goes by it
         self._store = store
         self._index = index
         self._config = config

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.notify import notify_socket, received
 from structlog.testing import capture_logs
 
 from nexusd.lifecycle import (
@@ -317,19 +318,8 @@ async def test_a_hangup_of_a_service_always_asks_for_new_settings() -> None:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind(str(tmp_path / "notify"))
-        listening.setblocking(False)
+    with notify_socket(tmp_path) as listening:
         yield listening
-
-
-def received(manager: socket.socket) -> list[bytes]:
-    messages = []
-    while True:
-        try:
-            messages.append(manager.recv(65536))
-        except BlockingIOError:
-            return messages
 
 
 async def test_each_matter_is_a_datagram_of_its_own(manager: socket.socket) -> None:

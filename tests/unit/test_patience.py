@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.clock import ManualClock
+from harness.notify import notify_socket, received
 
 from nexusd.clock import SystemClock
 from nexusd.lifecycle import Notifier
@@ -19,19 +20,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind(str(tmp_path / "notify"))
-        listening.setblocking(False)
+    with notify_socket(tmp_path) as listening:
         yield listening
-
-
-def received(manager: socket.socket) -> list[bytes]:
-    messages = []
-    while True:
-        try:
-            messages.append(manager.recv(65536))
-        except BlockingIOError:
-            return messages
 
 
 async def test_more_time_is_asked_for_again_and_again_up_to_the_limit(manager: socket.socket) -> None:
