@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cachetools import TLRUCache
 
 from nexusd.clock import Clock
-from nexusd.config import CacheConfig
+from nexusd.config_sections import CacheConfig
 from nexusd.errors import TooLarge
 from nexusd.model.cache import CacheStats
 from nexusd.model.fields import Key

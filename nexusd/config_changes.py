@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from nexusd.config import Config
+from nexusd.config_sections import Config
 
 
 def changed_keys(held: Config, new: Config) -> list[str]:

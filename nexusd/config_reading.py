@@ -56,6 +56,8 @@ def all_keys(
             unit: Literal["s", "ms"] | None = None
             if field.name.endswith(("_s", "_ms")):
                 unit = "ms" if field.name.endswith("_ms") else "s"
+            elif field.name == "interval":  # of the backups, as the storage core named it
+                unit = "ms"
             yield Key(inner_path, inner_variable, field.type, field.default, unit)
 
 

@@ -31,7 +31,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from nexusd.config import LogConfig
+from nexusd.config_sections import LogConfig
 from nexusd.exception_text import describe_error, format_error
 from nexusd.journal import Journal, add_callsite, render_fields
 from nexusd.logfmt import PRIORITIES, escape, render_logfmt

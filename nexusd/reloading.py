@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from nexusd.config import Config, Settings
+from nexusd.config import Settings
 from nexusd.config_changes import changed_keys, is_under, with_values
+from nexusd.config_sections import Config
 from nexusd.errors import BadContent, ConfigError, RpcError
 from nexusd.exception_text import describe_error
 from nexusd.lifecycle import Notifier

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -32,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell ignores SIGINT for what it puts into the background, and the programs under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("long" if config.getoption("--long") else "default")
     # structlog's own default draws each traceback with all local variables, which takes longer than the tests
     structlog.configure(

@@ -15,7 +15,7 @@ import structlog
 
 from nexusd.child import ChildDied, ChildProcess, ChildRefused, ChildUnavailable
 from nexusd.clock import Clock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.embedder import EmbedderDied, EmbedderHealth, Fingerprint, RejectedText, Vector, cut_text
 from nexusd.embedding.model_files import MAX_WINDOW, identify
 from nexusd.embedding.query_cache import QueryCache

@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.embedder import EmbedderDied, EmbedderHealth, Fingerprint, RejectedText, Vector, cut_text
 from nexusd.embedding.http_dialects import Form, Misshapen, dialect_of
 from nexusd.embedding.http_exchange import Exchange, Faltered, Refused

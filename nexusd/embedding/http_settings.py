@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from nexusd.config import Config, EmbeddingConfig
+from nexusd.config_sections import Config, EmbeddingConfig
 from nexusd.embedding.embedder import Fingerprint
 from nexusd.embedding.model_files import PROVIDER as BUILTIN
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from nexusd.config import Config, EmbeddingConfig
+from nexusd.config_sections import Config, EmbeddingConfig
 from nexusd.embedding.embedder import Fingerprint
 from nexusd.embedding.model import ModelUnavailable
 from nexusd.embedding.onnx_header import declared_dimension

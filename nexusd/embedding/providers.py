@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nexusd.clock import Clock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.builtin import BuiltinEmbedder
 from nexusd.embedding.model_files import PROVIDER as BUILTIN
 

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import FilesConfig
+from nexusd.config_sections import FilesConfig
 from nexusd.errors import BadContent, BadName, McpServerNotFound, TooLarge
 from nexusd.files.directory import Directory, Stamp, UnreadableError, UnusableError
 from nexusd.files.mcp_content import MEMBER, McpDocument, kind_of, read_mcp, write_mcp

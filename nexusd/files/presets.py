@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import FilesConfig
+from nexusd.config_sections import FilesConfig
 from nexusd.errors import (
     BadContent,
     Busy,

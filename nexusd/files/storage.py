@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import FilesConfig
+from nexusd.config_sections import FilesConfig
 from nexusd.errors import RpcError
 from nexusd.files.directory import Directory, UnusableError
 from nexusd.files.mcp_servers import FILE, McpServersFile

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from nexusd.clock import Clock
-from nexusd.config import FilesConfig
+from nexusd.config_sections import FilesConfig
 from nexusd.errors import BadContent, TooLarge, ToolNotFound
 from nexusd.files.directory import Directory, Stamp, UnusableError
 from nexusd.files.names import check_name

@@ -20,7 +20,7 @@ import structlog
 
 from nexusd.child import ChildDied, ChildProcess, ChildRefused, ChildUnavailable
 from nexusd.clock import Clock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
 from nexusd.index.filters import Filter
 from nexusd.index.identity import check_name, check_spec, checked_id

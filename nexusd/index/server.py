@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import DEFAULT_INDEX_URL, IndexConfig, is_loopback
+from nexusd.config import DEFAULT_INDEX_URL, is_loopback
+from nexusd.config_sections import IndexConfig
 from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
 from nexusd.index.filters import Filter
 from nexusd.index.identity import check_name, check_spec, checked_id

@@ -19,7 +19,8 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from nexusd.config import DEFAULT_INDEX_URL, IndexConfig
+from nexusd.config import DEFAULT_INDEX_URL
+from nexusd.config_sections import IndexConfig
 from nexusd.errors import BadContent, IndexUnavailable
 from nexusd.index.filters import Filter
 from nexusd.index.index import CollectionSpec, Hit, Payload, Point, PointVersion, Vector

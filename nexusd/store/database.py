@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from nexusd.clock import Clock
-from nexusd.config import StorageConfig
+from nexusd.config_sections import StorageConfig
 from nexusd.errors import DatabaseRefusedError, DataDirectoryError, StoreUnavailableError
 from nexusd.model.fields import Deletion
 from nexusd.store.connection import NOT_NOW, Connection, open_reader, open_writer, refuse_foreign_file

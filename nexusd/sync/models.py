@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.absent import AbsentEmbedder
 from nexusd.embedding.embedder import Embedder, Fingerprint
 from nexusd.embedding.remade import kept_settings, settings_to_keep

@@ -24,7 +24,7 @@ from typing import Literal
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import OutboxConfig
+from nexusd.config_sections import OutboxConfig
 from nexusd.embedding.serving import KeyedModel
 from nexusd.errors import Busy, DiskFull, IndexUnavailable, ReadOnly
 from nexusd.index.index import Index

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import OutboxConfig
+from nexusd.config_sections import OutboxConfig
 from nexusd.model.events import Publish
 from nexusd.store.database import Database
 from nexusd.store.outbox import OutboxEntry, Queue, bury, postpone, release_batch

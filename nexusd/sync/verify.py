@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.embedding.serving import Serving
 from nexusd.errors import RpcError
 from nexusd.index.index import Index

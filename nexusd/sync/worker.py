@@ -28,7 +28,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import OutboxConfig
+from nexusd.config_sections import OutboxConfig
 from nexusd.embedding.serving import KeyedModel
 from nexusd.errors import Busy, DimensionMismatch, DiskFull, IndexUnavailable, ReadOnly
 from nexusd.index.index import Index

@@ -25,7 +25,7 @@ from jsonrpcserver import Success, async_dispatch_to_response
 from msgspec import Raw, Struct
 
 from nexusd.clock import Clock, SystemClock
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import FieldError, Forbidden, InternalError, InvalidParams, InvalidRequest, RpcError, TooLarge
 from nexusd.model.fields import Params
 from nexusd.wire.counters import Counters

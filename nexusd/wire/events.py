@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import FieldError, InvalidParams, NotFound, TooLarge
 from nexusd.model.fields import Params
 from nexusd.wire.methods import Client, Method, MethodTable

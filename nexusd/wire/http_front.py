@@ -6,7 +6,7 @@ Knows neither routes nor JSON.
 
 from __future__ import annotations
 
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import InvalidRequest, RpcError
 from nexusd.wire.connection import Connection
 from nexusd.wire.http_errors import HttpRefusal, malformed

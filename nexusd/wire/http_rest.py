@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import Raw
 
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import FieldError, InvalidParams, RpcError
 from nexusd.model.fields import MAX_PAGE
 from nexusd.wire.envelope import parse_json

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from nexusd.clock import Clock
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.http_errors import HttpRefusal
 from nexusd.wire.http_guard import Guard

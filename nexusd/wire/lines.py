@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import ParseError, RpcError, TooLarge
 from nexusd.wire.connection import Connection
 from nexusd.wire.frames import FrameReader, is_ndjson

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from nexusd.config import LimitsConfig, ServerConfig
+from nexusd.config_sections import LimitsConfig, ServerConfig
 from nexusd.errors import Busy
 from nexusd.wire.connection import LINGER_S, Connection, Front
 from nexusd.wire.frames import is_http

@@ -15,7 +15,8 @@ import socket
 import stat
 from pathlib import Path
 
-from nexusd.config import MAX_SOCKET_PATH_BYTES, SocketConfig, TcpConfig, is_loopback
+from nexusd.config import MAX_SOCKET_PATH_BYTES, is_loopback
+from nexusd.config_sections import SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
 
 # Those who connect while the daemon is restarted wait here, and on a full queue a Unix socket refuses them.

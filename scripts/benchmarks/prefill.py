@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from texts import Texts
 
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.model_files import identify
 from nexusd.store.connection import open_writer
 from nexusd.store.episodes import EpisodeSource

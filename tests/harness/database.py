@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from nexusd.clock import SystemClock
-from nexusd.config import StorageConfig
+from nexusd.config_sections import StorageConfig
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.migrations import BeforeMigration

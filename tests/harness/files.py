@@ -10,7 +10,7 @@ from typing import Any
 from fakes.clock import ManualClock
 from harness.database import open_database
 
-from nexusd.config import FilesConfig
+from nexusd.config_sections import FilesConfig
 from nexusd.files.storage import FileStorage
 from nexusd.store.database import Database
 

@@ -73,8 +73,8 @@ class FragileEmbedder(FakeEmbedder):
 
 
 with (
-    mock.patch("nexusd.app.OutboxWorker", TellingWorker),
-    mock.patch("nexusd.app.make_embedder", return_value=FragileEmbedder()),
+    mock.patch("nexusd.parts.OutboxWorker", TellingWorker),
+    mock.patch("nexusd.parts.make_embedder", return_value=FragileEmbedder()),
     mock.patch("nexusd.sync.preparing.PATIENCE_S", 0.0),  # so that large claims give rows back
 ):
     sys.exit(main())

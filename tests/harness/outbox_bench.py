@@ -14,7 +14,7 @@ from fakes.embedder import FakeEmbedder
 from fakes.index import FakeIndex
 
 from nexusd.clock import Clock, SystemClock
-from nexusd.config import OutboxConfig, StorageConfig
+from nexusd.config_sections import OutboxConfig, StorageConfig
 from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.model.conversations import CreateConversation
 from nexusd.model.entities import NewEntity, UpsertedEntity

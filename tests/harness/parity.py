@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 
 from nexusd.clock import SystemClock
-from nexusd.config import EmbeddingConfig, IndexConfig
+from nexusd.config_sections import EmbeddingConfig, IndexConfig
 from nexusd.embedding.embedder import Fingerprint
 from nexusd.embedding.model_files import identify
 from nexusd.index.embedded import EmbeddedIndex

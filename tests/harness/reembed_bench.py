@@ -18,7 +18,7 @@ from fakes.embedder import FakeEmbedder, text_vector
 from fakes.index import FakeIndex
 
 from nexusd.clock import Clock, SystemClock
-from nexusd.config import EmbeddingConfig, OutboxConfig, StorageConfig
+from nexusd.config_sections import EmbeddingConfig, OutboxConfig, StorageConfig
 from nexusd.embedding.embedder import Vector
 from nexusd.errors import ConfigError, IndexUnavailable
 from nexusd.index.filters import Filter
@@ -154,7 +154,7 @@ class ReembedBench:
             raise Crash(step)
 
     async def open(self, name: str, dimension: int = 32, **embedding: Any) -> None:
-        """Build everything, as `App` does, with this model configured; nothing runs yet."""
+        """Build everything, as `Parts` does, with this model configured; nothing runs yet."""
         retire_after_s = embedding.pop("retire_after_s", 0.0)
         config = EmbeddingConfig(provider="ollama", model=name, dimension=dimension, **embedding)
         outbox = OutboxConfig(max_backoff_s=0.2)

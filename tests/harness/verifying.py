@@ -11,7 +11,7 @@ from typing import Any
 from harness.outbox_bench import Bench
 
 from nexusd.clock import Clock, SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.index.index import Point
 from nexusd.model.index import IndexReport
 from nexusd.store.meta import get_epoch

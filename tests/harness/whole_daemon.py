@@ -1,4 +1,4 @@
-"""The whole daemon inside the test's process: everything that `App` puts together, asked through its dispatcher.
+"""The whole daemon inside the test's process: everything that `Parts` puts together, asked through its dispatcher.
 
 No listener, no signal and no model: texts are embedded by a fake. The index is the real one in its child process, or
 a fake that outlives a restart as a directory would. The daemon's time is a test's to move.
@@ -17,10 +17,10 @@ from unittest import mock
 from fakes.embedder import FakeEmbedder
 from fakes.index import FakeIndex
 
-from nexusd.app import App
 from nexusd.clock import Clock, SystemClock
 from nexusd.config import load_settings
 from nexusd.log import LogControl
+from nexusd.parts import Parts
 from nexusd.store.connection import Connection
 from nexusd.wire.methods import Client, Principal
 
@@ -72,21 +72,21 @@ class Listener:
 class WholeDaemon:
     """One run of the daemon."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: Parts) -> None:
         self._app = app
-        self.store = app._store
-        self.index = app._index
-        self.worker = app._worker
-        self.collections = app._collections
-        self.files = app._files
-        self.table = app._table
+        self.store = app.store
+        self.index = app.index
+        self.worker = app.worker
+        self.collections = app.collections
+        self.files = app.files
+        self.table = app.table
 
     async def answer(
         self, method: str, params: Any, *, principal: Principal = OWNER, client: Client | None = None
     ) -> bytes:
         """The reply as it goes over the wire; equal replies are equal bytes."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        reply = await self._app._dispatcher.handle(json.dumps(request).encode(), principal, client)
+        reply = await self._app.dispatcher.handle(json.dumps(request).encode(), principal, client)
         assert reply is not None
         return reply
 
@@ -136,24 +136,24 @@ async def whole_daemon(
     settings = load_settings(config=config, data=data, environ=environ)
     with contextlib.ExitStack() as replaced:
         if embedder is not None:
-            replaced.enter_context(mock.patch("nexusd.app.make_embedder", return_value=embedder))
-        replaced.enter_context(mock.patch("nexusd.app.SystemClock", return_value=clock or SystemClock()))
+            replaced.enter_context(mock.patch("nexusd.parts.make_embedder", return_value=embedder))
+        replaced.enter_context(mock.patch("nexusd.parts.SystemClock", return_value=clock or SystemClock()))
         if index is not None:
-            replaced.enter_context(mock.patch("nexusd.app.EmbeddedIndex", return_value=index))
-        app = App(settings, lambda: load_settings(config=config, data=data, environ=SETTINGS), LogControl())
+            replaced.enter_context(mock.patch("nexusd.parts.EmbeddedIndex", return_value=index))
+        app = Parts(settings, lambda: load_settings(config=config, data=data, environ=SETTINGS), LogControl())
     async with contextlib.AsyncExitStack() as parts:
-        await app._store.open()
-        parts.push_async_callback(app._store.close)
-        await app._open_models()
-        parts.push_async_callback(app._files.close)
-        await app._files.open()
-        parts.push_async_callback(app._index.close)
-        await app._index.start()
-        parts.push_async_callback(app._models.close)
-        await app._models.start()
-        working = asyncio.create_task(app._worker.run())
+        await app.store.open()
+        parts.push_async_callback(app.store.close)
+        await app.open_models()
+        parts.push_async_callback(app.files.close)
+        await app.files.open()
+        parts.push_async_callback(app.index.close)
+        await app.index.start()
+        parts.push_async_callback(app.models.close)
+        await app.models.start()
+        working = asyncio.create_task(app.worker.run())
         parts.push_async_callback(_end, working)
-        app._gate.open()
+        app.gate.open()
         yield WholeDaemon(app)
 
 

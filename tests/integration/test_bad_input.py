@@ -19,10 +19,10 @@ import pytest
 from harness.methods import real_table
 from harness.parameters import Case, allowed, refused, sample
 
-from nexusd.app import App
 from nexusd.config import load_settings
 from nexusd.errors import InvalidParams
 from nexusd.log import LogControl
+from nexusd.parts import Parts
 from nexusd.store.connection import Connection
 from nexusd.wire.discovery import describe
 from nexusd.wire.methods import Method
@@ -39,8 +39,8 @@ MAX_LINE = 64 * 1024 * 1024
 class Peer:
     """One connection for all requests."""
 
-    def __init__(self, app: App, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.store = app._store
+    def __init__(self, app: Parts, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.store = app.store
         self._reader = reader
         self._writer = writer
         self._id = 0
@@ -75,14 +75,14 @@ async def peer() -> AsyncIterator[Peer]:
     with tempfile.TemporaryDirectory() as directory:  # not tmp_path: a socket's path is short
         environ = {"NEXUSD_SERVER__TCP__ENABLED": "false"}
         settings = load_settings(config=None, data=Path(directory), environ=environ)
-        app = App(settings, lambda: settings, LogControl())
+        app = Parts(settings, lambda: settings, LogControl())
         async with contextlib.AsyncExitStack() as parts:
-            await app._store.open()
-            parts.push_async_callback(app._store.close)
-            await app._open_models()
-            parts.push_async_callback(app._server.close)
-            await app._server.start()
-            app._gate.open()
+            await app.store.open()
+            parts.push_async_callback(app.store.close)
+            await app.open_models()
+            parts.push_async_callback(app.server.close)
+            await app.server.start()
+            app.gate.open()
             reader, writer = await asyncio.open_unix_connection(Path(directory) / "nexusd.sock", limit=MAX_LINE)
             parts.callback(writer.close)
             yield Peer(app, reader, writer)

@@ -22,7 +22,7 @@ from fakes.index import FakeIndex
 from harness.outbox_bench import NOW_MS, Bench, make_bench
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.embedding.embedder import Vector
 from nexusd.errors import IndexUnavailable, NotFound
 from nexusd.index.embedded import EmbeddedIndex

@@ -16,7 +16,7 @@ from fakes.onnx_files import write_model_directory
 from harness.builtin_model import cosine, needs_model, needs_runtime, numbers
 
 from nexusd.clock import SystemClock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.builtin import BuiltinEmbedder
 from nexusd.embedding.embedder import RejectedText
 from nexusd.embedding.model_files import BUILTIN_MODELS
@@ -94,7 +94,7 @@ async def test_the_main_process_never_imports_the_runtime() -> None:
     program = """
 import asyncio, sys
 from nexusd.clock import SystemClock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.builtin import BuiltinEmbedder
 
 async def main():

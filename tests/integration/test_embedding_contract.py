@@ -12,7 +12,7 @@ from fakes.embedding_server import EmbeddingServer
 from harness.builtin_model import cosine, needs_model, numbers
 
 from nexusd.clock import SystemClock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.builtin import BuiltinEmbedder
 from nexusd.embedding.embedder import Embedder, RejectedText
 from nexusd.embedding.http_embedder import HttpEmbedder

@@ -14,7 +14,7 @@ from harness.builtin_model import cosine
 from structlog.testing import capture_logs
 
 from nexusd.clock import SystemClock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.embedder import EmbedderDied, RejectedText
 from nexusd.embedding.http_embedder import SHORTEST_CUT, HttpEmbedder
 from nexusd.errors import EmbedderUnavailable

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from nexusd.api.mcp_servers import McpServersApi
 from nexusd.api.presets import PresetsApi
 from nexusd.api.tools import ToolsApi
-from nexusd.config import FilesConfig
+from nexusd.config_sections import FilesConfig
 from nexusd.errors import BadContent, BadName, IdempotencyMismatch, McpServerNotFound, TooLarge, ToolNotFound
 from nexusd.files.storage import FileStorage
 from nexusd.model.mcp_servers import ListMcpServers, McpServer

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.errors import BadContent, BadName, DimensionMismatch, IndexUnavailable
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.filters import Filter, HasId, Match, Range, path

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.errors import IndexUnavailable
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.filters import Filter, Match

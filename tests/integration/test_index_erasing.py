@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.errors import IndexUnavailable
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.index import CollectionSpec, Point

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.errors import IndexUnavailable
 from nexusd.index.index import CollectionSpec, Point
 from nexusd.index.server import ServerIndex

@@ -22,7 +22,7 @@ from qdrant_client import models
 from qdrant_client.http.exceptions import ResponseHandlingException
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig, IndexTlsConfig
+from nexusd.config_sections import IndexConfig, IndexTlsConfig
 from nexusd.errors import BadContent, DimensionMismatch, IndexUnavailable
 from nexusd.index.filters import Filter, Match
 from nexusd.index.index import CollectionSpec, Point

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.filters import passes
 from nexusd.index.index import CollectionSpec, Point

@@ -21,7 +21,7 @@ from nexusd.api.messages import MessagesApi
 from nexusd.api.tool_logs import ToolLogsApi
 from nexusd.api.users import UsersApi
 from nexusd.clock import SystemClock
-from nexusd.config import LimitsConfig, OutboxConfig, StorageConfig
+from nexusd.config_sections import LimitsConfig, OutboxConfig, StorageConfig
 from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.retrieval.search import MemorySearch
 from nexusd.store import tool_logs

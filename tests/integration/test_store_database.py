@@ -14,7 +14,7 @@ import pytest
 from harness.database import Gate, open_database
 
 from nexusd.clock import SystemClock
-from nexusd.config import StorageConfig
+from nexusd.config_sections import StorageConfig
 from nexusd.errors import (
     Busy,
     Conflict,

@@ -26,7 +26,7 @@ from harness.outbox_bench import NOW_MS, Bench, make_bench
 from harness.server_index import InMemoryClient, in_memory_index
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.embedding.embedder import Vector
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.index import Index

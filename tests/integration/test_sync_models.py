@@ -12,7 +12,7 @@ from fakes.clock import ManualClock
 from fakes.embedder import FakeEmbedder
 from harness.database import open_database
 
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.errors import ConfigError
 from nexusd.model.vectors import NewVector
 from nexusd.store.database import Database

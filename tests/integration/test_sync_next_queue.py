@@ -14,7 +14,7 @@ from fakes.embedder import FakeEmbedder
 from harness.outbox_bench import NOW_MS, Bench, make_bench
 
 from nexusd.clock import SystemClock
-from nexusd.config import OutboxConfig
+from nexusd.config_sections import OutboxConfig
 from nexusd.embedding.serving import KeyedModel
 from nexusd.index.index import CollectionSpec
 from nexusd.model.episodes import UpdateEpisode

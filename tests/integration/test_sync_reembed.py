@@ -11,7 +11,7 @@ import pytest
 from fakes.clock import ManualClock
 from harness.reembed_bench import ReembedBench, reembed_bench
 
-from nexusd.config import OutboxConfig
+from nexusd.config_sections import OutboxConfig
 from nexusd.errors import Conflict, RowNotFound
 from nexusd.index.index import CollectionSpec
 from nexusd.model.episodes import UpdateEpisode

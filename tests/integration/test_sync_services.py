@@ -12,7 +12,7 @@ from fakes.embedding_server import EmbeddingServer, Kind
 from harness.outbox_bench import NOW_MS, Bench, make_bench
 
 from nexusd.clock import SystemClock
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.http_embedder import HttpEmbedder
 from nexusd.model.outbox import ListOutbox, OutboxRow
 from nexusd.store.embeddings import select_vectors

@@ -14,7 +14,7 @@ from harness.outbox_bench import NOW_MS, Bench, make_bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexusd.config import OutboxConfig
+from nexusd.config_sections import OutboxConfig
 from nexusd.embedding.embedder import EmbedderDied, Vector
 from nexusd.index.index import IndexDied, Point
 from nexusd.model.episodes import UpdateEpisode

@@ -15,7 +15,7 @@ from harness.outbox_bench import Bench, make_bench
 from harness.verifying import DAMAGES, verifying
 
 from nexusd.clock import SystemClock
-from nexusd.config import IndexConfig
+from nexusd.config_sections import IndexConfig
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.index import Index
 from nexusd.index.server import ServerIndex

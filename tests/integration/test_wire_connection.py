@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from nexusd.config import LimitsConfig, ServerConfig, TcpConfig
+from nexusd.config_sections import LimitsConfig, ServerConfig, TcpConfig
 from nexusd.model.fields import NoParams, Params
 from nexusd.wire.connection import WRITE_HIGH_WATER_BYTES, Connection
 from nexusd.wire.dispatch import Dispatcher

@@ -15,7 +15,7 @@ from fakes.listener import Listener
 
 from nexusd.api.events import EventsApi
 from nexusd.clock import SystemClock
-from nexusd.config import LimitsConfig, ServerConfig, TcpConfig
+from nexusd.config_sections import LimitsConfig, ServerConfig, TcpConfig
 from nexusd.model.fields import NoParams
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.events import EventHub

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from nexusd.clock import SystemClock
-from nexusd.config import LimitsConfig, ServerConfig, TcpConfig
+from nexusd.config_sections import LimitsConfig, ServerConfig, TcpConfig
 from nexusd.model.fields import Id, Mutation, Params
 from nexusd.wire.connection import MAX_ANSWERED_IN_A_TURN, WRITE_HIGH_WATER_BYTES
 from nexusd.wire.dispatch import Dispatcher

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nexusd.config import LimitsConfig, ServerConfig, TcpConfig
+from nexusd.config_sections import LimitsConfig, ServerConfig, TcpConfig
 from nexusd.errors import NotFound
 from nexusd.model.fields import Id, NoParams, Params
 from nexusd.wire.connection import MAX_ANSWERED_IN_A_TURN

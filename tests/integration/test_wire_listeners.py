@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nexusd.config import LimitsConfig, ServerConfig, SocketConfig, TcpConfig
+from nexusd.config_sections import LimitsConfig, ServerConfig, SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
 from nexusd.model.fields import NoParams
 from nexusd.wire.connection import REFUSAL_WAIT_S, Connection

@@ -115,7 +115,7 @@ def test_an_upgrade_that_does_not_become_ready_is_taken_back_with_its_migration(
     migration = add_migration(bare)
     app = bare.source / "nexusd" / "app.py"
     good = app.read_text()
-    app.write_text(good.replace("self._notifier.ready(", 'raise RuntimeError("not today")\n                ('))
+    app.write_text(good.replace("parts.notifier.ready(", 'raise RuntimeError("not today")\n                ('))
     said = bare.install("--upgrade", check=False)
     app.write_text(good)
     migration.unlink()

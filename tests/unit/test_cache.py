@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nexusd.api.cache import CacheApi
 from nexusd.cache import SWEEP_INTERVAL_S, Cache
-from nexusd.config import CacheConfig
+from nexusd.config_sections import CacheConfig
 from nexusd.errors import TooLarge
 from nexusd.model.cache import MAX_TTL_MS, DeleteCached, GetCached, SetCached
 from nexusd.model.fields import NoParams

@@ -14,16 +14,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.config import (
-    MAX_SOCKET_PATH_BYTES,
-    Config,
-    IndexConfig,
-    Settings,
-    TcpConfig,
-    describe_settings,
-    load_settings,
-)
+from nexusd.config import MAX_SOCKET_PATH_BYTES, Settings, describe_settings, load_settings
 from nexusd.config_reading import all_keys
+from nexusd.config_sections import Config, IndexConfig, TcpConfig
 from nexusd.config_source import SourceError, parse_source
 from nexusd.config_systemd import FromSystemd
 from nexusd.errors import ConfigError
@@ -185,7 +178,8 @@ def test_an_empty_variable_counts_as_not_set_and_null_unsets_what_the_file_sets(
 
 @pytest.mark.parametrize("key", list(all_keys(Config)), ids=lambda key: key.name)
 def test_every_setting_can_be_given_by_its_variable(key: Any) -> None:
-    text = {True: "true", False: "false", None: "null"}.get(key.default, str(key.default))
+    words = {"True": "true", "False": "false", "None": "null"}
+    text = words.get(repr(key.default), str(key.default))
     assert _descend(msgspec.to_builtins(load(**{key.variable: text}).config), key.path) == key.default
 
 

@@ -9,9 +9,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.config import CacheConfig, Config, LimitsConfig, LogConfig, ServerConfig
 from nexusd.config_changes import changed_keys, is_under, with_values
 from nexusd.config_reading import all_keys
+from nexusd.config_sections import CacheConfig, Config, LimitsConfig, LogConfig, ServerConfig
 
 NAMES = [key.name for key in all_keys(Config)]
 

@@ -10,8 +10,8 @@ import pytest
 from harness.methods import real_table
 
 from nexusd import __version__, errors
-from nexusd.config import Config
 from nexusd.config_reading import all_keys
+from nexusd.config_sections import Config
 
 PROJECT = Path(__file__).parents[2]
 METHOD_NAME = re.compile(r"(?:[a-z][A-Za-z]*\.)?[a-z][A-Za-z]*")

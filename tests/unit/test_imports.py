@@ -15,12 +15,13 @@ PACKAGE = Path(__file__).parents[2] / "nexusd"
 
 # A part (a package or a module of nexusd) and what it may import of nexusd, beside itself. A name with a dot
 # is that module alone. What is not in the table may import nothing.
-FOUNDATION = {"model", "errors", "clock", "config", "child", "child_channel"}
+FOUNDATION = {"model", "errors", "clock", "config", "config_sections", "child", "child_channel"}
 MAY_IMPORT: dict[str, set[str]] = {
     # downwards, from the two doors
     "__main__": {"app", "config", "data_directory", "embedding.http_settings", "embedding.model_files", "errors"},
     "app": {"*"},
-    "status": {"*"},  # asks every part for its figures; only app gives it to anybody
+    "parts": {"*"},  # what app starts
+    "status": {"*"},  # asks every part for its figures; only parts gives it to anybody
     "metrics": {"*"},  # the same
     "checkup": {"*"},  # the same
     "checkup_surroundings": {"processes", "config_changes", *FOUNDATION},
@@ -28,35 +29,38 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"model", "errors"},
     "api": {"wire", "store", "sync", "retrieval", "backup", "files", "cache", "model", "errors", "clock"},
     # wire knows no resource
-    "wire": {"model.fields", "errors", "clock", "config"},
+    "wire": {"model.fields", "errors", "clock", "config", "config_sections"},
     "sync": {"store", "index", "embedding", *FOUNDATION},
     "retrieval": {"store", "index", "embedding", *FOUNDATION},
     "files": {"store", *FOUNDATION},
+    "backup": {"store", "files", *FOUNDATION},
     "cache": FOUNDATION,
     # never each other
     "store": FOUNDATION,
     "index": FOUNDATION,
     "embedding": FOUNDATION,
     # the foundation itself
-    "log": {"config", "exception_text", "journal", "logfmt"},
+    "log": {"config_sections", "exception_text", "journal", "logfmt"},
     "journal": {"logfmt"},
     "lifecycle": {"clock", "exception_text"},
     "watchdog": {"lifecycle", "clock"},
     "patience": {"lifecycle", "clock"},
-    "life_signs": {"watchdog", "lifecycle", "store", "sync", "config", "clock"},
+    "life_signs": {"watchdog", "lifecycle", "store", "sync", "config", "config_sections", "clock"},
     "data_directory": {"errors"},
     "child": {"child_channel", "errors", "clock"},
     "processes": set(),
-    "config_changes": {"config"},
-    "reloading": {"config", "config_changes", "errors", "exception_text", "lifecycle", "model"},
+    "config_changes": {"config", "config_sections"},
+    "reloading": {"config", "config_changes", "config_sections", "errors", "exception_text", "lifecycle", "model"},
     "config": {
-        "config_places", "config_reading", "config_source", "config_systemd", "config_values", "errors",
+        "config_places", "config_reading", "config_sections", "config_source", "config_systemd", "config_values",
+        "errors",
     },
+    "config_sections": set(),
     "config_reading": {"config_source", "config_values"},
     "model": {"errors"},
 }
 NOBODY_IMPORTS = {  # but these
-    "app": {"__main__"}, "status": {"app", "metrics"}, "metrics": {"app"}, "checkup": {"app"},
+    "app": {"__main__"}, "parts": {"app"}, "status": {"parts", "metrics"}, "metrics": {"parts"}, "checkup": {"parts"},
     "checkup_surroundings": {"checkup"},
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from logging_journald import JournaldTransport
 
-from nexusd.config import LogConfig
+from nexusd.config_sections import LogConfig
 from nexusd.journal import ENTRIES_LOST, Journal, message_id, render_fields
 from nexusd.log import LogControl, configure, log_stray_errors
 

@@ -21,7 +21,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.config import LogConfig
+from nexusd.config_sections import LogConfig
 from nexusd.errors import Busy
 from nexusd.log import configure, log_loop_errors, log_stray_errors
 from nexusd.logfmt import render_logfmt

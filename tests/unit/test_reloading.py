@@ -16,8 +16,10 @@ import pytest
 from fakes.clock import ManualClock
 from structlog.testing import capture_logs
 
-from nexusd.app import App
-from nexusd.config import (
+from nexusd.config import Settings, load_settings
+from nexusd.config_changes import is_under
+from nexusd.config_reading import all_keys
+from nexusd.config_sections import (
     CacheConfig,
     Config,
     FilesConfig,
@@ -25,16 +27,13 @@ from nexusd.config import (
     LogConfig,
     OutboxConfig,
     ServerConfig,
-    Settings,
     StorageConfig,
     TcpConfig,
-    load_settings,
 )
-from nexusd.config_changes import is_under
-from nexusd.config_reading import all_keys
 from nexusd.errors import BadContent
 from nexusd.lifecycle import Notifier, StopSignal, Supervisor
 from nexusd.log import LogControl
+from nexusd.parts import Parts
 from nexusd.reloading import Reloader, Taker
 
 pytestmark = pytest.mark.anyio
@@ -263,23 +262,23 @@ async def test_many_signals_are_few_reloads_and_a_refusal_ends_nothing(house: Ho
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> App:
+async def app(tmp_path: Path) -> Parts:
     settings = load_settings(config=None, data=tmp_path, environ={})
-    return App(settings, lambda: settings, LogControl())
+    return Parts(settings, lambda: settings, LogControl())
 
 
-async def test_the_settings_file_says_what_is_taken_without_a_restart(app: App) -> None:
+async def test_the_settings_file_says_what_is_taken_without_a_restart(app: Parts) -> None:
     text = (PROJECT / "config.yaml").read_text().replace("\n# ", " ")
     [listed] = re.findall(r"Taken without a restart, by `nexusctl reload` or SIGHUP: ([\w., ]+)\.\n", text)
-    assert set(listed.split(", ")) == set(app._reloader.changeable)
+    assert set(listed.split(", ")) == set(app.reloader.changeable)
 
 
-async def test_every_setting_that_is_taken_without_a_restart_is_one(app: App) -> None:
+async def test_every_setting_that_is_taken_without_a_restart_is_one(app: Parts) -> None:
     names = [key.name for key in all_keys(Config)]
-    assert [one for one in app._reloader.changeable if not any(is_under(name, [one]) for name in names)] == []
+    assert [one for one in app.reloader.changeable if not any(is_under(name, [one]) for name in names)] == []
 
 
-async def test_every_part_of_the_daemon_takes_its_settings_as_they_are_and_as_they_were(app: App) -> None:
+async def test_every_part_of_the_daemon_takes_its_settings_as_they_are_and_as_they_were(app: Parts) -> None:
     new = Config(
         log=LogConfig(level="debug", slow_request_ms=5), cache=CacheConfig(max_entries=5),
         outbox=OutboxConfig(batch_size=5, max_backoff_s=5), files=FilesConfig(poll_interval_s=5),
@@ -289,14 +288,14 @@ async def test_every_part_of_the_daemon_takes_its_settings_as_they_are_and_as_th
     level = logging.getLogger().level
     try:
         for config in (new, Config()):
-            for taker in app._reloader._takers:
+            for taker in app.reloader._takers:
                 taker.take(config)
-            assert app._dispatcher._limits == app._server._limits == config.server.limits
-            assert app._dispatcher.slow_s == config.log.slow_request_ms / 1000
-            assert app._worker._config == app._reembedding._config == config.outbox
-            assert app._cache.stats().max_entries == config.cache.max_entries
-            assert app._files._interval_s == config.files.poll_interval_s
-            assert app._store._config == config.storage
+            assert app.dispatcher._limits == app.server._limits == config.server.limits
+            assert app.dispatcher.slow_s == config.log.slow_request_ms / 1000
+            assert app.worker._config == app.reembedding._config == config.outbox
+            assert app.cache.stats().max_entries == config.cache.max_entries
+            assert app.files._interval_s == config.files.poll_interval_s
+            assert app.store._config == config.storage
     finally:
         logging.getLogger().setLevel(level)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.config import EmbeddingConfig
+from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.http_dialects import Form, Misshapen, dialect_of
 from nexusd.embedding.http_embedder import pieces
 from nexusd.embedding.http_exchange import MAX_RETRY_AFTER_S, retry_after_ms

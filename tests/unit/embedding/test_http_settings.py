@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.config import Config, EmbeddingConfig
+from nexusd.config_sections import Config, EmbeddingConfig
 from nexusd.embedding.http_settings import PATHS, describe_service, http_complaints
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes.onnx_files import write_model_directory
 
-from nexusd.config import Config, EmbeddingConfig
+from nexusd.config_sections import Config, EmbeddingConfig
 from nexusd.embedding.embedder import Fingerprint
 from nexusd.embedding.model import ModelUnavailable
 from nexusd.embedding.model_files import (

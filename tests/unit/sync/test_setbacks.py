@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fakes.clock import ManualClock
 
-from nexusd.config import OutboxConfig
+from nexusd.config_sections import OutboxConfig
 from nexusd.store.outbox import OutboxEntry, bury, postpone, release_batch
 from nexusd.sync.breaker import FLOOR_S, Breaker
 from nexusd.sync.setbacks import UNFORESEEN, Setbacks

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import Busy, EpisodeNotFound, FieldError, InvalidParams, RpcError
 from nexusd.model.fields import Id, Mutation, NoParams, Params
 from nexusd.wire.dispatch import UNKNOWN_METHOD, Dispatcher

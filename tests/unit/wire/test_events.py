@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import InvalidParams, NotFound, TooLarge
 from nexusd.model.fields import NoParams
 from nexusd.wire.events import SENT_IN_A_TURN, EventHub

@@ -14,7 +14,7 @@ import pytest
 from msgspec import Meta
 
 from nexusd.clock import SystemClock
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import Busy, NotFound
 from nexusd.model.fields import UNSET, Id, Key, Listing, Mutation, Name, NoParams, Page, Params, UnsetType
 from nexusd.wire.dispatch import Dispatcher

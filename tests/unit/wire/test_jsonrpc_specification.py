@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from nexusd.config import LimitsConfig
+from nexusd.config_sections import LimitsConfig
 from nexusd.model.fields import NoParams, Params
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.gate import Gate

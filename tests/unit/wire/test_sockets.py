@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nexusd.config import MAX_SOCKET_PATH_BYTES, SocketConfig, TcpConfig
+from nexusd.config import MAX_SOCKET_PATH_BYTES
+from nexusd.config_sections import SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
 from nexusd.wire.sockets import UnixSocketFile, adopt, listen_tcp
 

@@ -1,0 +1,1 @@
+"""Backups: made, proven, rotated, restored; and everything as readable lines, out and in."""
