@@ -78,7 +78,8 @@ def test_a_database_elsewhere_is_looked_at_by_itself(settings: Settings, tmp_pat
     elsewhere.chmod(0o644)
     moved = Settings(
         config=settings.config, data_directory=settings.data_directory, database_path=elsewhere,
-        files_directory=settings.files_directory, socket_path=settings.socket_path, config_path=None,
+        backups_directory=settings.backups_directory, files_directory=settings.files_directory,
+        socket_path=settings.socket_path, config_path=None,
     )  # fmt: skip
     assert permissions(moved).state == "ok"     # nobody gets to it
     elsewhere.parent.chmod(0o755)
