@@ -67,7 +67,8 @@ NOBODY_IMPORTS = {  # but these
 # Packages that only some may import: what they cost, or what they would break.
 ONLY_IN: dict[str, set[str]] = {
     "sqlite3": {"cli"},                     # in the daemon a second SQLite would drop the first one's locks
-    "apsw": {"store", "api", "sync"},       # api and sync name the connection in functions for the store
+    # api and sync name the connection in functions for the store; backup opens copies, and reads what it copies
+    "apsw": {"store", "api", "sync", "backup"},
     "jsonrpcserver": {"wire"},
     "h11": {"wire"},
     "logging_journald": {"journal"},
@@ -76,7 +77,8 @@ ONLY_IN: dict[str, set[str]] = {
     "rich": {"cli"},
     "sdnotify": {"lifecycle"},
     "prometheus_client": {"metrics"},
-    "yaml": {"config_source", "files"},
+    "yaml": {"config_source", "files", "backup"},
+    "zstandard": {"backup"},
     "cachetools": {"cache"},
     "numpy": {"embedding", "index"},        # and there in child processes alone: see HEAVY
     "onnxruntime": {"embedding"},
