@@ -47,6 +47,7 @@ class Extra:
 
     name: str
     path: Path
+    mode: int
     bytes: int
     sha256: str
 
@@ -67,7 +68,7 @@ def pack(target: Path, database: Path, manifest: Manifest, extras: Sequence[Extr
         size, digest = _compress(database, file, course)
         _pad(file)
         for extra in extras:
-            file.write(_header(extra.name, extra.bytes, manifest))
+            file.write(_header(extra.name, extra.bytes, manifest, extra.mode))
             with extra.path.open("rb") as source:
                 while chunk := source.read(CHUNK_BYTES):
                     file.write(chunk)
@@ -94,9 +95,9 @@ def _created(path: Path) -> IO[bytes]:
     )
 
 
-def _header(name: str, size: int, manifest: Manifest) -> bytes:
+def _header(name: str, size: int, manifest: Manifest, mode: int = 0o600) -> bytes:
     info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = size, 0o600, manifest.created_at // 1000
+    info.size, info.mode, info.mtime = size, mode, manifest.created_at // 1000
     return info.tobuf(format=tarfile.GNU_FORMAT, encoding="utf-8")  # of a short name one block, whatever the size
 
 

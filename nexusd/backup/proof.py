@@ -17,6 +17,7 @@ from nexusd.errors import BackupInvalid
 from nexusd.store.connection import APPLICATION_ID
 from nexusd.store.facts import Facts, damages, dangling, drifted, full_text_indexes, read_facts, searched_row
 from nexusd.store.migrations import load_migrations
+from nexusd.store.snapshot import open_copy
 
 SHOWN = 3   # findings named in the message
 
@@ -39,16 +40,11 @@ def prove(database: Path, facts: DatabaseFacts, course: Course | None = None) ->
             "it was written by a newer nexusd, which can restore it."
         )
     try:
-        db = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
-        try:
-            # a full-text index is checked by a statement that writes, in form: no journal, since nothing is written
-            db.execute("PRAGMA journal_mode = MEMORY; PRAGMA temp_store = MEMORY").fetchall()
+        with open_copy(database) as db:
             if course is None:
                 return _look(db, facts)
             with course.over(db):
                 return _look(db, facts, course)
-        finally:
-            db.close()
     except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, LookupError) as error:
         raise BackupInvalid(f"The database is damaged: {error}") from error
 

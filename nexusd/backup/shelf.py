@@ -152,7 +152,8 @@ class Shelf:
 
     def _manifest(self, entry: os.DirEntry[str], found: os.stat_result) -> Manifest | None:
         if not stat.S_ISREG(found.st_mode):
-            return self._no_backup(entry, "it is a link, or no plain file")
+            self._tell(entry, "it is a link, or no plain file")
+            return None
         try:
             descriptor = os.open(entry.path, _OPEN)
             try:
@@ -162,12 +163,14 @@ class Shelf:
         except FileNotFoundError:
             raise
         except (BackupInvalid, OSError) as error:
-            return self._no_backup(entry, str(error))
+            self._tell(entry, str(error))
+            return None
         if entry.name != manifest.name + SUFFIX:
-            return self._no_backup(entry, "its manifest has another name")
+            self._tell(entry, "its manifest has another name")
+            return None
         return manifest
 
-    def _no_backup(self, entry: os.DirEntry[str], reason: str) -> None:
+    def _tell(self, entry: os.DirEntry[str], reason: str) -> None:
         self._log.warning("a file among the backups is none", file=entry.name, reason=reason)
 
 
