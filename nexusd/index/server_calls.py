@@ -41,6 +41,7 @@ from nexusd.index.stored_payload import (
 OLDEST_VERSION = (1, 16)  # the first with conditional updates and metadata of a collection
 CONNECTIONS = 16
 MARK = "nexusd"  # the part of a collection's metadata that is ours
+LAST_ROW_ID = 2**63 - 1  # of SQLite; a server's ids go to twice that
 SEARCH_EF = 128  # candidates looked at on the way
 EXACT_BELOW = 10_000  # points that pass a filter up to which all are compared
 # A body is encoded in one piece by the loop's own thread: 5 ms for this many numbers, and a megabyte.
@@ -244,7 +245,7 @@ class ServerCalls:
         ]
 
     async def scroll(self, name: str, after_id: int, limit: int) -> list[PointVersion]:
-        """The next points, ascending."""
+        """The next points, ascending. A server also holds ids that no row can have: they come last, and are left out."""
         records, _ = await _asked(
             self._client.scroll(
                 self._named(name), offset=max(0, after_id + 1), limit=limit, with_payload=[VERSION, EPOCH],
@@ -254,7 +255,7 @@ class ServerCalls:
         return [
             PointVersion(record.id, version_of(record.payload), epoch_of(record.payload))
             for record in records
-            if isinstance(record.id, int)
+            if isinstance(record.id, int) and record.id <= LAST_ROW_ID
         ]
 
     async def publish(self, names: Mapping[str, str]) -> None:

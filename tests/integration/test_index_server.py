@@ -89,6 +89,16 @@ async def versions(index: ServerIndex) -> dict[int, int]:
     return {each.id: each.version for each in await index.scroll(SPEC.name, 0, 1000)}
 
 
+async def test_points_of_others_whose_ids_no_row_can_have_are_passed_over(fake: FakeQdrant) -> None:
+    async with opened(fake.url) as index:
+        await index.upsert(SPEC.name, [point(7)])
+        for id_ in (2**63, 2**64 - 1, "6f5902ac-237a-4b4c-9c8e-1b2f7a0e1d11"):
+            foreign = models.PointStruct(id=id_, vector=[1, 0, 0, 0], payload={})
+            await fake._local.upsert(NAMED, [foreign])
+        assert await versions(index) == {7: 1}
+
+
+
 # the server is away
 
 
