@@ -76,11 +76,11 @@ def differences(one: CollectionReport) -> Iterator[str]:
 
 def _verdict(one: CollectionReport) -> Text:
     text = Text("\n").join(Text(safe(line), style="red") for line in differences(one))
+    if one.dead:
+        text = Text("\n").join([*([text] if text.plain else []), Text(f"{one.dead:,} given up", style="yellow")])
     if not text.plain:
         text = Text("agrees", style="green")
-    asides = [f"{one.dead:,} given up"] if one.dead else []
-    asides += [f"{one.unindexed:,} left out on purpose"] if one.unindexed else []
-    return text.append(f"\n{', '.join(asides)}", style="dim") if asides else text
+    return text.append(f"\n{one.unindexed:,} left out on purpose", style="dim") if one.unindexed else text
 
 
 def _sentence(found: IndexReport) -> Text:
@@ -94,6 +94,9 @@ def _sentence(found: IndexReport) -> Text:
     if found.agrees:
         waiting = sum(one.queued for one in found.collections)
         still = f" What waits in the outbox ({waiting:,}) is no difference." if waiting else ""
+        if dead := sum(one.dead for one in found.collections):
+            said = f"The index agrees with the rows, but for {count(dead, 'row')} given up: {head}.{still}"
+            return Text.assemble(("! ", "yellow"), said, (" nexusctl outbox list --state dead", "bold"))
         return Text.assemble(("✓ ", "green"), f"The index agrees with the rows: {head}.{still}")
     if found.mended is None:
         mend = " nexusctl index repair mends it."

@@ -75,7 +75,7 @@ def test_what_differs_is_told_by_collection_and_is_exit_code_1(daemon: ScriptedD
     for piece in (
         "2 points missing (#7, #8)", "1 point of an earlier version (#9)", "1 point without a row",
         "1 point of another database or model", "1 point met twice", "3 stored vectors of an earlier text",
-        "1 stored vector of another model", "4 given up, 5 left out on purpose",
+        "1 stored vector of another model", "4 given up 5 left out on purpose",
         "1 row not in the search by words", "2 entries of the search by words without a row",
         "the search by words has other words than the rows", "entities 100 100 0 agrees",
         "✗ The index differs from the rows: 100 rows compared in 1.5 s. nexusctl index repair mends it.",
@@ -84,6 +84,15 @@ def test_what_differs_is_told_by_collection_and_is_exit_code_1(daemon: ScriptedD
         assert piece in done.words
     done = in_pipe("--socket", daemon.address, "index", "verify")
     assert (done.code, json.loads(done.output)["agrees"], done.errors) == (1, False, "")
+
+
+def test_rows_that_were_given_up_are_no_difference_and_never_pass_for_agreement(daemon: ScriptedDaemon) -> None:
+    daemon.answers["index.verify"] = report(agrees=True, collections=[collection(dead=4), collection("entities")])
+    done = on_terminal("--socket", daemon.address, "index", "verify", width=200)
+    assert done.code == 0
+    assert "episodes 100 100 0 4 given up" in done.words
+    assert "! The index agrees with the rows, but for 4 rows given up: 100 rows compared in 1.5 s." in done.words
+    assert "nexusctl outbox list --state dead" in done.words
 
 
 def test_repair_says_what_it_did_and_that_something_was_to_be_done(daemon: ScriptedDaemon) -> None:
