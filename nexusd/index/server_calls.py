@@ -245,7 +245,7 @@ class ServerCalls:
         ]
 
     async def scroll(self, name: str, after_id: int, limit: int) -> list[PointVersion]:
-        """The next points, ascending. A server also holds ids that no row can have: they come last, and are left out."""
+        """The next points, ascending. A server may hold ids that no row can have: they come last, and are left out."""
         records, _ = await _asked(
             self._client.scroll(
                 self._named(name), offset=max(0, after_id + 1), limit=limit, with_payload=[VERSION, EPOCH],
