@@ -58,6 +58,7 @@ class App:
                     await parts.open_models()
                 except RpcError as error:  # the disk is full, or another program holds the lock
                     raise StoreUnavailableError(f"{parts.settings.database_path}: {error.message}") from error
+                stack.push_async_callback(parts.backups.close)
                 stack.push_async_callback(parts.files.close)
                 await parts.files.open()
                 stack.push_async_callback(parts.index.close)  # before its start, which may fail half done
@@ -70,6 +71,7 @@ class App:
                 parts.supervisor.start("reembed", parts.reembedding.run)
                 parts.supervisor.start("verify", parts.verifier.run)
                 parts.supervisor.start("files", parts.files.run)
+                parts.supervisor.start("backups", parts.backups.run)
                 parts.supervisor.start("cache", parts.cache.run)
                 gc.collect()
                 gc.freeze()  # what is there now stays until the end
@@ -103,6 +105,7 @@ class App:
         parts.worker.stop_waiting()
         parts.verifier.stop_waiting()
         parts.erasing.stop()
+        parts.backups.stop_waiting()
         await parts.server.drain(config.server.drain_timeout_s)
         await parts.worker.drain(config.outbox.drain_timeout_s)
 

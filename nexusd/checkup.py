@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from nexusd.backup.keeper import Backups
 from nexusd.checkup_surroundings import (
     check_clock,
     check_disk,
@@ -75,6 +76,7 @@ class Checkup:
         load: Callable[[], Settings],
         clock: Clock,
         index_state: Callable[[], Awaitable[IndexState]] | None = None,
+        backups: Backups,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -87,6 +89,7 @@ class Checkup:
         self._reloader = reloader
         self._load = load
         self._index_state = index_state
+        self._backups = backups
         self._clock = clock
         self._started = clock.now_ms(), clock.monotonic_s()
         self._probes = itertools.count(1)
@@ -267,13 +270,21 @@ class Checkup:
         return finding("files", "warning", says, "Mend the file: a change is noticed by itself")
 
     async def _check_backups(self) -> Check:
-        rows = await self._store.read(newest_ms)
-        if rows is None:
-            return ok("backups", "none are configured, and nothing is stored yet")
-        directory = self._settings.data_directory
-        says = "none are configured: what is remembered exists once"
-        advice = f"systemctl stop nexusd && cp -a {directory} /another/disk/nexusd-copy; systemctl start nexusd"
-        return finding("backups", "warning", says, advice)
+        await self._backups.look()
+        status, found = self._backups.status(), []
+        if status.alarm is not None:
+            found.append(finding("", "problem", status.alarm, "Make one now: nexusctl backup now"))
+        elif status.last_error is not None:
+            found.append(finding("", "warning", f"the last try failed: {status.last_error}", "nexusctl backup now"))
+        if not status.enabled:
+            says = "none are made by themselves (storage.backups.enabled is false)"
+            found.append(finding("", "warning", says, "nexusctl backup now, from a timer of yours; or set it to true"))
+        if status.newest is None or status.newest_age_ms is None:
+            due_ms = status.next_in_ms
+            first = "" if due_ms is None else f"; the first is made in {shown_span(due_ms / 1000)}"
+            return worst("backups", found, f"there is none yet{first}")
+        ago, size = shown_span(status.newest_age_ms / 1000), shown_size(status.bytes)
+        return worst("backups", found, f"{status.count} in {status.directory} ({size}), the newest {ago} old")
 
     async def _check_tasks(self) -> Check:
         states = self._supervisor.states()

@@ -14,7 +14,7 @@ import asyncio
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -33,6 +33,13 @@ from nexusd.embedding.embedder import EmbedderHealth
 from nexusd.embedding.serving import Serving
 from nexusd.index.index import Index, IndexHealth
 from nexusd.lifecycle import Supervisor
+from nexusd.metric_forms import counter as _counter
+from nexusd.metric_forms import counters as _counters
+from nexusd.metric_forms import cumulated as _cumulated
+from nexusd.metric_forms import gauge as _gauge
+from nexusd.metric_forms import gauges as _gauges
+from nexusd.metric_forms import states as _states
+from nexusd.model.backups import BackupStatus
 from nexusd.model.cache import CacheStats
 from nexusd.model.index import IndexReport, ReembedProgress
 from nexusd.model.outbox import BreakerState, OutboxState
@@ -93,6 +100,7 @@ class _Picture:
     embedder: EmbedderHealth
     query_cache: tuple[int, int, int]
     reembed: ReembedProgress
+    backups: BackupStatus | None
     cache: CacheStats | None
     events: EventStats
     restarts: Mapping[str, int]
@@ -119,6 +127,7 @@ class Metrics:
         reembed: Callable[[], ReembedProgress],
         verifier: Verifier,
         cache: Callable[[], CacheStats] | None = None,
+        backups: Callable[[], BackupStatus] | None = None,
     ) -> None:
         """`collections` are the logical ones; a part that is not there has no figures."""
         self._report = report
@@ -135,6 +144,7 @@ class Metrics:
         self._reembed = reembed
         self._verifier = verifier
         self._cache = cache
+        self._backups = backups
         self._began_s = clock.monotonic_s()
 
     async def render(self) -> tuple[bytes, str]:
@@ -177,6 +187,7 @@ class Metrics:
             embedder=self._serving.model.embedder.health(),
             query_cache=(len(queries), queries.hits, queries.misses),
             reembed=self._reembed(),
+            backups=None if self._backups is None else self._backups(),
             cache=None if self._cache is None else self._cache(),
             events=self._hub.stats(),
             restarts={task.name: task.restarts for task in self._supervisor.states()},
@@ -192,7 +203,7 @@ class _PictureCollector(Collector):
 
     def collect(self) -> Families:
         """Every metric."""
-        for section in (_daemon, _wire, _store, _outbox, _index, _embedder, _cache, _events, _processes):
+        for section in (_daemon, _wire, _store, _outbox, _index, _embedder, _backups, _cache, _events, _processes):
             yield from section(self._picture)
 
 
@@ -319,6 +330,22 @@ def _embedder(now: _Picture) -> Families:
     yield _gauges("nexusd_reembed_rows", "Rows of the re-embedding that runs, or ran last.", "state", rows)
 
 
+def _backups(now: _Picture) -> Families:
+    backups = now.backups
+    if backups is None:
+        return
+    yield _gauge("nexusd_backups", "Backups that there are.", backups.count)
+    yield _gauge("nexusd_backups_bytes", "What they take on the disk.", backups.bytes)
+    if backups.newest is not None:
+        made_s = backups.newest.created_at / 1000
+        yield _gauge("nexusd_backup_newest_timestamp_seconds", "When the newest good backup was made.", made_s)
+    if backups.last_took_ms is not None:
+        yield _gauge("nexusd_backup_duration_seconds", "How long the last one took.", backups.last_took_ms / 1000)
+    yield _gauge("nexusd_backup_running", "Whether a backup is being worked on.", backups.running is not None)
+    yield _gauge("nexusd_backup_failed", "Whether the last try made none.", backups.last_error is not None)
+    yield _gauge("nexusd_backup_alarm", "Whether the newest is too old, or no good.", backups.alarm is not None)
+
+
 def _cache(now: _Picture) -> Families:
     cache = now.cache
     if cache is None:
@@ -354,43 +381,3 @@ def _processes(now: _Picture) -> Families:
             cpu.add_metric([name], took)
     yield resident
     yield cpu
-
-
-# --- their forms ---
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=value)
-
-
-def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    return _labelled(GaugeMetricFamily(name, text, labels=[label]), values)
-
-
-def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    return _labelled(CounterMetricFamily(name, text, labels=[label]), values)
-
-
-def _labelled(family: Any, values: Mapping[str, float]) -> Metric:
-    for value_of, value in values.items():
-        family.add_metric([value_of], value)
-    metric: Metric = family
-    return metric
-
-
-def _states(name: str, text: str, states: Sequence[str], current: str) -> Metric:
-    """A gauge for each state: 1 for the current one, 0 for the others."""
-    return _gauges(name, text, "state", {state: float(state == current) for state in states})
-
-
-def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, int]]:
-    """Buckets as Prometheus has them: each counts all that is not above its bound."""
-    total, buckets = 0, []
-    for bound, count in zip((*bounds, float("inf")), counts, strict=True):
-        total += count
-        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), total))
-    return buckets

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from nexusd.api.backup import BackupApi
 from nexusd.api.cache import CacheApi
 from nexusd.api.conversations import ConversationsApi
 from nexusd.api.entities import EntitiesApi
@@ -37,6 +38,7 @@ from nexusd.api.tool_logs import ToolLogsApi
 from nexusd.api.tools import ToolsApi
 from nexusd.api.users import UsersApi
 from nexusd.api.vectors import VectorsApi
+from nexusd.backup.keeper import Backups
 from nexusd.cache import Cache
 from nexusd.checkup import Checkup
 from nexusd.clock import SystemClock
@@ -58,6 +60,7 @@ from nexusd.retrieval.context import ContextBuilder
 from nexusd.retrieval.search import MemorySearch
 from nexusd.retrieval.similar import SimilaritySearch
 from nexusd.status import StatusReport
+from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.sync.collections import Collections
 from nexusd.sync.erasing import Erased, Erasing
@@ -73,6 +76,9 @@ from nexusd.wire.gate import Gate
 from nexusd.wire.http_service import HttpService
 from nexusd.wire.listeners import Server
 from nexusd.wire.methods import MethodTable
+
+# Of storage.backups, what can change without a restart: all but the directory, which others were given too.
+BACKUP_KEYS = ("enabled", "interval", "maxCount", "keepDaily", "keepWeekly", "keepMonthly")
 
 
 class Parts:
@@ -93,12 +99,14 @@ class Parts:
         self.table = MethodTable()
         self.hub = EventHub(self.table, config.server.limits, clock, inner_topics=INNER_TOPICS)
         self.store = Database(
-            settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self.fail
+            settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self.fail,
+            before_migration=self._before_migration,
         )
         self.erasers: list[Erased] = [self.store.erased] if config.storage.secure_delete else []
         self.index = self._make_index()
         self.erasing = Erasing(self.erasers)
         chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self.backups = Backups(settings, self.store, clock, chance, self.hub.publish)
         self.models = Models(
             self.store, config.embedding, clock,
             lambda embedding, on_answering: make_embedder(embedding, clock, on_answering=on_answering),
@@ -144,7 +152,7 @@ class Parts:
             collections=self.collections, worker=self.worker, dispatcher=self.dispatcher,
             server=self.server, supervisor=self.supervisor, clock=clock,
             files=self.files, cache=self.cache, verifier=self.verifier, settings_status=self.reloader.status,
-            log=log, reembedding=self.reembedding,
+            log=log, reembedding=self.reembedding, backups=self.backups,
         )
         self.index_api = IndexApi(
             self.store, self.verifier, backend=config.index.backend, complete=lambda: self.worker.complete,
@@ -154,13 +162,13 @@ class Parts:
         self.checkup = Checkup(
             settings=settings, store=self.store, index=self.index, serving=self.serving, worker=self.worker,
             supervisor=self.supervisor, files=self.files, processes=self.report.processes, clock=clock,
-            reloader=self.reloader, load=load, index_state=self.index_api.state,
+            reloader=self.reloader, load=load, index_state=self.index_api.state, backups=self.backups,
         )
         self.metrics = Metrics(
             report=self.report, dispatcher=self.dispatcher, server=self.server, store=self.store,
             worker=self.worker, collections=self.collections.logical, index=self.index, serving=self.serving,
             hub=self.hub, supervisor=self.supervisor, clock=clock, reembed=self.reembedding.progress,
-            cache=self.cache.stats, verifier=self.verifier,
+            cache=self.cache.stats, verifier=self.verifier, backups=self.backups.status,
         )
         self._register_methods()
 
@@ -205,6 +213,8 @@ class Parts:
             Taker(["server.drainTimeoutS"], lambda _config: None),  # asked for when it is needed
             Taker(["storage.maxQueuedWrites", "storage.readTimeoutS"],
                   lambda config: self.store.set_limits(config.storage)),
+            Taker([f"storage.backups.{key}" for key in BACKUP_KEYS],
+                  lambda config: self.backups.set_config(config.storage.backups)),
             Taker(["outbox"], take_pace),
             Taker(["cache"], lambda config: self.cache.set_bounds(config.cache)),
             Taker(["files.pollIntervalS"], lambda config: self.files.set_interval(config.files.poll_interval_s)),
@@ -246,6 +256,7 @@ class Parts:
             ImportsApi(self.store, lambda: similar.space),
             EventsApi(self.hub),
             ReembedApi(self.store, self.models, self.reembedding, self.kept, self.clock),
+            BackupApi(self.store, self.backups, self.clock),
             OutboxApi(self.store, self.worker, self.collections.logical, self.clock, self.erasing),
             self.index_api,
         ):
@@ -282,6 +293,9 @@ class Parts:
     def _committed(self) -> None:
         self.worker.wake()
         self.reembedding.wake()
+
+    def _before_migration(self, db: Connection, old_version: int) -> None:
+        self.backups.before_migration(db, old_version)
 
     def fail(self, error: Exception) -> None:
         """The disk cannot be trusted: end, so that a fresh start reads what really is there."""

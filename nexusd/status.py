@@ -11,7 +11,9 @@ from collections.abc import Callable
 from itertools import islice
 
 from nexusd import __version__
+from nexusd.backup.keeper import Backups
 from nexusd.cache import Cache
+from nexusd.checkup_surroundings import shown_span
 from nexusd.clock import Clock
 from nexusd.config import Settings
 from nexusd.embedding.serving import Serving
@@ -72,6 +74,7 @@ class StatusReport:
         settings_status: Callable[[], SettingsStatus],
         log: LogControl,
         reembedding: Reembedding,
+        backups: Backups,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -89,6 +92,7 @@ class StatusReport:
         self._settings_status = settings_status
         self._log = log
         self._reembedding = reembedding
+        self._backups = backups
         self._began_s = clock.monotonic_s()
 
     def health(self) -> Health:
@@ -119,6 +123,8 @@ class StatusReport:
             if task.state in {"waiting", "failed"}
         ]
         reasons += self._verifier.troubles()
+        if (alarm := self._backups.alarm()) is not None:
+            reasons.append(f"backup: {alarm}; see `backup.status`")
         dead = self._worker.status().dead
         if dead:
             reasons.append(f"outbox: {dead} rows cannot be indexed; see `outbox.list` with state dead")
@@ -135,10 +141,19 @@ class StatusReport:
         line = self._reembedding.line()
         if line and not any(line in reason for reason in health.reasons):
             parts.append(line)
+        parts += self._backup_line()
         parts += health.reasons
         if self.settings().refusal is not None:
             parts.append("the changed settings are refused")
         return ", ".join(parts)
+
+    def _backup_line(self) -> list[str]:
+        now = self._backups.status()
+        if now.running is not None:
+            return [f"backup: {now.running.step} {now.running.done:.0%}"]
+        if now.newest_age_ms is None:
+            return []   # soon after a first start that is as it should be; later it is an alarm
+        return [f"backup {shown_span(now.newest_age_ms / 1000)} ago"]
 
     async def status(self) -> SystemStatus:
         """Every part in figures."""
@@ -196,6 +211,7 @@ class StatusReport:
                     for name, count in self._dispatcher.counters.snapshot().items()
                 },
             ),
+            backups=self._backups.status(),
             files=FilesStatus(
                 directory=str(self._settings.files_directory),
                 broken=dict(islice(self._files.broken().items(), MAX_BROKEN_FILES)),

@@ -67,6 +67,7 @@ class Manifest(Struct, frozen=True, kw_only=True, rename="camel"):
     program: str                    # version of the nexusd that made it
     database: DatabaseFacts
     members: list[Member]           # in the order of the tar
+    note: str | None = None         # what it was made for, if somebody said it
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

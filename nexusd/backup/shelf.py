@@ -53,6 +53,7 @@ class Shelved:
             program=manifest.program,
             model=database.model,
             rows=database.rows,
+            note=manifest.note,
             files=sum(member.name.startswith(FILES_PREFIX) for member in manifest.members),
         )
 

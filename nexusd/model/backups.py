@@ -8,6 +8,8 @@ from msgspec import Meta, Struct
 
 from nexusd.model.fields import Mutation, NoParams, Page, Params, Record, TimeMs
 
+MAX_NOTE = 200
+
 BackupKind = Literal["manual", "scheduled", "migration"]
 BackupName = Annotated[str, Meta(min_length=1, max_length=200, description="Its name, as `backup.list` tells it.")]
 BackupStep = Literal["copying", "files", "checking", "packing", "proving", "rotating", "restoring", "drilling"]
@@ -26,10 +28,19 @@ class Backup(Record, frozen=True, kw_only=True):
     model: str | None
     rows: dict[str, int]
     files: int
+    note: str | None = None
 
 
 class CreateBackup(Mutation, frozen=True, kw_only=True):
     """Parameters of backup.create."""
+
+    note: Annotated[str | None, Meta(description="What it is made for; stays in it. At most 200 characters.")] = None
+
+    def __post_init__(self) -> None:
+        """A constraint on a union of str and None binds to neither."""
+        Mutation.__post_init__(self)
+        if self.note is not None and not 1 <= len(self.note) <= MAX_NOTE:
+            raise ValueError(f"expected `note` of 1 to {MAX_NOTE} characters")
 
 
 class ListBackups(Page, frozen=True, kw_only=True):
@@ -45,7 +56,7 @@ class VerifyBackup(Params, frozen=True, kw_only=True):
 class VerifiedBackup(Struct, frozen=True, kw_only=True, rename="camel"):
     """What backup.verify answers when everything was found as the manifest says; else the error is backup_invalid.
 
-    `checks`: what was done, in order. `sample`: a word of a stored text that was found by a search on the copy.
+    `checks`: what was done, in order.
     """
 
     backup: Backup
@@ -83,6 +94,7 @@ class BackupStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     newest_age_ms: int | None
     next_in_ms: int | None
     last_tried_at: TimeMs | None
+    last_took_ms: int | None
     last_error: str | None
     alarm: str | None
     count: int

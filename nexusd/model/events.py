@@ -13,7 +13,7 @@ from nexusd.model.fields import MAX_SAFE_INTEGER, Id, Params, Record
 Publish = Callable[[str, Mapping[str, Any]], None]
 
 # Topics of events that come from inside, beside one for each resource (what a call changed).
-INNER_TOPICS = ("embedder", "files", "index", "outbox", "system")
+INNER_TOPICS = ("backup", "embedder", "files", "index", "outbox", "system")
 
 
 def tell_nobody(_topic: str, _data: Mapping[str, Any]) -> None:
@@ -29,7 +29,7 @@ class SubscribeEvents(Params, frozen=True, kw_only=True):
 
     topics: Annotated[
         list[Topic],
-        Meta(max_length=128, description="Resources, or embedder, files, index, outbox, system; all if empty."),
+        Meta(max_length=128, description="Resources, or backup, embedder, files, index, outbox, system; all if empty."),
     ] = []
     since_seq: Annotated[
         Seq | None, Meta(description="Events after this one come first, as far as they are kept; else `lagged` does.")

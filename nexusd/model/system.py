@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from nexusd.model.backups import BackupStatus
 from nexusd.model.cache import CacheStats
 from nexusd.model.fields import Params, Record, TimeMs
 from nexusd.model.outbox import OutboxStatus
@@ -144,6 +145,7 @@ class SystemStatus(Record, frozen=True, kw_only=True):
     index: IndexStatus
     embedder: EmbedderStatus
     server: ServerStatus
+    backups: BackupStatus
     files: FilesStatus
     cache: CacheStats
     settings: SettingsStatus
