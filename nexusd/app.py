@@ -59,6 +59,7 @@ class App:
                 except RpcError as error:  # the disk is full, or another program holds the lock
                     raise StoreUnavailableError(f"{parts.settings.database_path}: {error.message}") from error
                 stack.push_async_callback(parts.backups.close)
+                await parts.tokens.load()
                 stack.push_async_callback(parts.files.close)
                 await parts.files.open()
                 stack.push_async_callback(parts.index.close)  # before its start, which may fail half done

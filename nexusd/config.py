@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from nexusd.config_access import read_callers, read_networks
 from nexusd.config_places import absolute, config_path_of, first_path
 from nexusd.config_reading import Reading
-from nexusd.config_sections import Config, IndexConfig
+from nexusd.config_sections import Config, IndexConfig, ServerConfig, TcpConfig
 from nexusd.config_systemd import FromSystemd, from_systemd
 from nexusd.config_values import describe_found, group_exists
 from nexusd.errors import ConfigError
@@ -136,15 +137,58 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def encrypts(tcp: TcpConfig) -> bool:
+    """Whether what goes over the port is encrypted."""
+    return tcp.tls.cert_file is not None
+
+
+def network_complaint(tcp: TcpConfig) -> tuple[str, str] | None:
+    """Why the port may not be listened on at an address that other machines reach: a setting and a sentence."""
+    if tcp.auth == "none":
+        return "server.tcp.auth", (
+            "none is for loopback alone: whoever reached the port could read and change everything"
+        )
+    if not encrypts(tcp) and not tcp.insecure_lan:
+        return "server.tcp.host", (
+            "off loopback it takes TLS (server.tcp.tls.certFile), or server.tcp.insecureLan: true, with which tokens "
+            "and memories cross the network in the clear"
+        )
+    return None
+
+
+def _wrong_server(server: ServerConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong with who may come in."""
+    tcp = server.tcp
+    if tcp.enabled and not is_loopback(tcp.host):
+        if not _is_address(tcp.host):
+            yield "server.tcp.host", f"found {describe_found(tcp.host)}, expected an address such as 127.0.0.1"
+        elif (complaint := network_complaint(tcp)) is not None:
+            yield complaint
+    for name, text in (
+        ("admins", server.socket.admins), ("writers", server.socket.writers), ("readers", server.socket.readers),
+    ):
+        try:
+            read_callers(text)
+        except ValueError as error:
+            yield f"server.socket.{name}", str(error)
+    try:
+        read_networks(tcp.trusted_networks)
+    except ValueError as error:
+        yield "server.tcp.trustedNetworks", str(error)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _hold_rules(settings: Settings, reading: Reading) -> None:
     """What no single value's type can say."""
-    tcp = settings.config.server.tcp
-    if tcp.enabled and not is_loopback(tcp.host):
-        reading.blame(
-            "server.tcp.host",
-            f"found {describe_found(tcp.host)}, expected a loopback address such as 127.0.0.1: "
-            "callers on the network cannot be authenticated yet",
-        )
+    for name, complaint in _wrong_server(settings.config.server):
+        reading.blame(name, complaint)
     length = len(os.fsencode(settings.socket_path))
     if length > MAX_SOCKET_PATH_BYTES:
         reading.blame(

@@ -34,15 +34,28 @@ class SocketConfig(Section, frozen=True, kw_only=True):
         str, Meta(pattern=r"^0?[0-7]{3}\Z", extra={"expected": 'an octal mode such as "0660"'})
     ] = "0660"
     group: str | None = None
+    admins: str | None = None   # separated by commas: names, @group, numbers
+    writers: str | None = None  # null: the members of the socket's group
+    readers: str | None = None
+
+
+class TcpTlsConfig(Section, frozen=True, kw_only=True):
+    """TLS on the TCP port."""
+
+    cert_file: str | None = None
 
 
 class TcpConfig(Section, frozen=True, kw_only=True):
-    """The LAN port. Loopback only until callers can be authenticated."""
+    """The LAN port. `auth` none is for loopback alone; off loopback it is TLS or `insecure_lan`."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 3002
     host_names: str | None = None  # separated by commas
+    auth: Literal["token", "none"] = "token"
+    insecure_lan: bool = False
+    trusted_networks: str | None = None  # separated by commas: NETWORK=ROLE
+    tls: TcpTlsConfig = TcpTlsConfig()
 
     @property
     def names(self) -> list[str]:
@@ -59,8 +72,10 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     max_in_flight: Positive = 32
     max_connections: Positive = 512
     max_connections_per_peer: Positive = 128
+    max_unauthenticated_per_peer: Positive = 16
     max_depth: Annotated[int, Meta(ge=2, le=150)] = 64
     first_byte_timeout_s: Seconds = 30.0
+    login_timeout_s: Seconds = 5.0
     idle_timeout_s: Seconds = 3600.0
     partial_frame_timeout_s: Seconds = 30.0
     max_write_buffer_bytes: Annotated[int, Meta(ge=65536, le=2**31)] = 32 * 1024 * 1024

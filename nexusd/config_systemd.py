@@ -21,6 +21,7 @@ class FromSystemd(Struct, frozen=True, kw_only=True):
     journal_stream: str | None = None       # which of our streams the journal reads
     watchdog_s: float | None = None         # within what time it wants a sign of life
     inherited_sockets: dict[int, str] = {}  # file descriptors that it listens on for us, and their names
+    credentials: str | None = None          # the directory of LoadCredential=
     problems: list[str] = []                # what cannot be understood, a sentence each
 
 
@@ -43,6 +44,7 @@ def from_systemd(environ: Mapping[str, str], pid: int) -> FromSystemd:
         journal_stream=environ.get("JOURNAL_STREAM") or None,
         watchdog_s=None if watchdog_us is None else watchdog_us / 1_000_000,
         inherited_sockets=sockets,
+        credentials=environ.get("CREDENTIALS_DIRECTORY") or None,
         problems=problems,
     )
 

@@ -29,9 +29,9 @@ the raiser gives a better one.
             |   +-- SessionNotFound, EpisodeNotFound, ProjectNotFound, OutboxRowNotFound, EntityNotFound,
             |       RelationshipNotFound, SummaryNotFound, ConversationNotFound, MessageNotFound, UserNotFound,
             |       GroupNotFound, ToolLogNotFound, PresetNotFound, ToolNotFound, McpServerNotFound,
-            |       VectorNotFound, RowNotFound
+            |       VectorNotFound, RowNotFound, TokenNotFound
             +-- Conflict              -32011 conflict
-            |   +-- ReplyErased                                    a repeated call: done, its reply gone with a delete
+            |   +-- ReplyErased                                    a repeated call: done, its reply is not kept
             +-- DiskFull              -32012 disk_full             retryable
             +-- ReadOnly              -32013 read_only             retryable
             +-- OutcomeUnknown        -32014 outcome_unknown       retryable (with an idempotency key)
@@ -292,6 +292,10 @@ class RowNotFound(NotFound):
     """The collection has no row of this id."""
 
 
+class TokenNotFound(NotFound):
+    """No token has this id."""
+
+
 class Conflict(RpcError):
     """Something of this name exists already."""
 
@@ -300,7 +304,7 @@ class Conflict(RpcError):
 
 
 class ReplyErased(Conflict):
-    """A call with this idempotencyKey was done. Its reply was erased by a later delete, so it cannot be told again."""
+    """A call with this idempotencyKey was done. Its reply was erased, or held a secret: it cannot be told again."""
 
 
 class DiskFull(RpcError):

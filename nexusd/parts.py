@@ -34,6 +34,7 @@ from nexusd.api.semantic import SemanticApi
 from nexusd.api.sessions import SessionsApi
 from nexusd.api.summaries import SummariesApi
 from nexusd.api.system import SystemApi
+from nexusd.api.tokens import TokensApi
 from nexusd.api.tool_logs import ToolLogsApi
 from nexusd.api.tools import ToolsApi
 from nexusd.api.users import UsersApi
@@ -70,6 +71,8 @@ from nexusd.sync.reembed import Reembedding
 from nexusd.sync.sources import current_payloads
 from nexusd.sync.verify import Verifier
 from nexusd.sync.worker import OutboxWorker
+from nexusd.wire.audit import Audit
+from nexusd.wire.auth import Authenticator
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.events import EventHub
 from nexusd.wire.gate import Gate
@@ -132,9 +135,11 @@ class Parts:
         self.cache = Cache(config.cache, clock)
         self.files = FileStorage(settings.files_directory, config.files, self.store, clock, publish=self.hub.publish)
         self.gate = Gate()
+        audit = Audit(clock)
+        authenticator = Authenticator(clock, audit)
         self.dispatcher = Dispatcher(
             self.table, config.server.limits, slow_request_ms=config.log.slow_request_ms, clock=clock,
-            gate=self.gate, on_change=self.hub.changed,
+            gate=self.gate, on_change=self.hub.changed, audit=audit,
         )
         self.http = HttpService(
             self.dispatcher, self.table, config.server.limits, clock, routes=rest_routes(),
@@ -142,7 +147,14 @@ class Parts:
             metrics=self._figures if config.metrics.enabled else None,
         )
         inherited = settings.systemd.inherited_sockets
-        self.server = Server(self.dispatcher, config.server, settings.socket_path, self.http, inherited=inherited)
+        self.server = Server(
+            self.dispatcher, config.server, settings.socket_path, self.http, inherited=inherited,
+            authenticator=authenticator, audit=audit,
+        )
+        self.tokens = TokensApi(
+            self.store, authenticator, audit, clock, credentials=settings.systemd.credentials,
+            on_revoked=self.server.check_grants,
+        )
         self.reloader = Reloader(
             settings, load, self._takers(log), notifier=self.notifier, status_line=self._status_line,
             publish=self.hub.publish, look_at_files=self.files.scan,
@@ -243,6 +255,7 @@ class Parts:
             GraphApi(self.store),
             ConversationsApi(self.store, self.clock),
             MessagesApi(self.store, self.worker, search, self.clock),
+            self.tokens,
             UsersApi(self.store, self.clock),
             GroupsApi(self.store, self.clock),
             ToolLogsApi(self.store, self.clock),

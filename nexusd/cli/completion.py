@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 import typer
 
-from nexusd.cli.connection import connected, socket_path_or_url
+from nexusd.cli.connection import choose_token, connected, socket_path_or_url
 from nexusd.cli.typed_params import Explained, Schema, camel, choices, fields_of, find, is_switch, kebab
 from nexusd.client.core import Request
 from nexusd.client.errors import ClientError
@@ -153,7 +153,8 @@ def asked(ctx: typer.Context, request: Request[T]) -> T | None:
     deadline = time.monotonic() + MAX_WAIT_S
     try:
         address = socket_path_or_url(given.get("socket"), given.get("url"))
-        with connected(address, timeout_s=MAX_WAIT_S) as nexus:
+        token = choose_token(given.get("token"), given.get("token_file"), from_environment={"token", "token_file"})
+        with connected(address, timeout_s=MAX_WAIT_S, token=token) as nexus:
             left_s = max(0.0, deadline - time.monotonic())
             return nexus.execute(request, timeout_s=left_s)
     except (ClientError, RpcError, ValueError):  # a half-typed address too: a prompt is no place for complaints

@@ -18,7 +18,7 @@ import msgspec
 import typer
 from typer.core import TyperGroup
 
-from nexusd.cli.connection import connected
+from nexusd.cli.connection import Token, connected
 from nexusd.cli.params import ParameterError, parse_document
 from nexusd.cli.texts import safe
 from nexusd.client.sync_client import Client
@@ -46,10 +46,11 @@ class Invocation:
     address: str | None
     timeout_s: float
     json: bool
+    token: Token | None = None
 
     def client(self) -> Client:
         """A connected client."""
-        return connected(self.address, timeout_s=self.timeout_s)
+        return connected(self.address, timeout_s=self.timeout_s, token=self.token)
 
 
 def invocation_of(ctx: typer.Context, *, json: bool) -> Invocation:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -16,7 +17,7 @@ import typer
 
 from nexusd import __version__
 from nexusd.cli.completion import method_names
-from nexusd.cli.connection import socket_path_or_url
+from nexusd.cli.connection import choose_token, socket_path_or_url
 from nexusd.cli.doctor_command import doctor
 from nexusd.cli.events_command import events
 from nexusd.cli.import_command import import_
@@ -83,6 +84,17 @@ def options(
         typer.Option(metavar="PATH", envvar="NEXUSD_SOCKET", help="The daemon's Unix socket."),
     ] = None,
     url: Annotated[str | None, typer.Option(metavar="URL", help="tcp://HOST:PORT, not a socket.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="NEXUSD_TOKEN_FILE", help="A file with the token to show."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN", envvar="NEXUSD_TOKEN", show_envvar=False,
+            help="The token itself, better as $NEXUSD_TOKEN: every user of the machine sees the words of a command.",
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.001, help="How long an answer may take.")
     ] = DEFAULT_TIMEOUT_S,
@@ -101,7 +113,9 @@ def options(
         raise typer.Exit(OK if help_ else _TYPER_USAGE)
     if url is not None and _is_from_environment(ctx, "socket"):
         socket = None  # what is said now goes before what was said once
-    ctx.obj = Invocation(socket_path_or_url(socket, url), timeout, json)
+    once = [name for name in ("token", "token_file") if _is_from_environment(ctx, name)]
+    shown = choose_token(token, token_file, from_environment=once)
+    ctx.obj = Invocation(socket_path_or_url(socket, url), timeout, json, shown)
 
 
 def call(

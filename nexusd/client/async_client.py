@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import random
 import socket
 import time
@@ -24,12 +25,13 @@ from nexusd.client.address import Address, UnixAddress, parse_address
 from nexusd.client.async_events import AsyncEvents
 from nexusd.client.async_link import Link
 from nexusd.client.core import Request
-from nexusd.client.errors import ClientClosed, ConnectionFailed
+from nexusd.client.errors import ClientClosed, ConnectionFailed, ProtocolViolated
 from nexusd.client.exchange import (
     DEFAULT_TIMEOUT_S,
     Caller,
     Expired,
     Learn,
+    LoginRefused,
     OnNotification,
     Outcome,
     Pause,
@@ -37,6 +39,8 @@ from nexusd.client.exchange import (
     Send,
     Steps,
     Unsent,
+    logged_in,
+    login,
 )
 from nexusd.client.listening import Listening
 
@@ -81,11 +85,14 @@ class AsyncClient:
         self,
         address: str | Path | Address,
         *,
+        token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: Retry | None = None,
         on_notification: OnNotification | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        """With `token` every connection begins with a login."""
+        self._token = token
         self.address = parse_address(address) if isinstance(address, str | Path) else address
         self._on_notification = on_notification
         self._on_lost: Callable[[], None] | None = None
@@ -109,10 +116,13 @@ class AsyncClient:
 
         Raises:
             ConnectionFailed: nobody listens there, or does not answer in time.
+            Unauthenticated: the token is not accepted.
         """
         try:
             async with asyncio.timeout(self._caller.deadline(timeout_s) - time.monotonic()):
                 await self._connected()
+        except LoginRefused as exc:
+            raise exc.reason() from None
         except TimeoutError as exc:
             raise ConnectionFailed(f"no connection to {self.address}: timed out") from exc
 
@@ -188,7 +198,7 @@ class AsyncClient:
 
     def _beside(self, on_notification: OnNotification, on_lost: Callable[[], None]) -> AsyncClient:
         """Another client of the same daemon, for a stream."""
-        client = AsyncClient(self.address, on_notification=on_notification)
+        client = AsyncClient(self.address, token=self._token, on_notification=on_notification)
         client._caller = self._caller
         client._on_lost = on_lost
         return client
@@ -230,8 +240,10 @@ class AsyncClient:
             async with asyncio.timeout(step.deadline - time.monotonic()):
                 try:
                     link = await self._connected()
-                except (ConnectionFailed, ClientClosed) as exc:
+                except (ConnectionFailed, ClientClosed, ProtocolViolated) as exc:
                     return Unsent(exc)
+                except LoginRefused as exc:
+                    return exc.reply
                 return await link.transfer(step)
         except TimeoutError:
             return Expired()
@@ -271,4 +283,17 @@ class AsyncClient:
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except OSError as exc:
             raise ConnectionFailed(f"no connection to {self.address}: {exc.strerror or exc}") from exc
+        if self._token is not None:
+            await self._log_in(made, self._token)
         return made
+
+    @staticmethod
+    async def _log_in(link: Link, token: str) -> None:
+        """The first words of a connection; without them it is of no use. The caller's deadline ends it."""
+        accepted = False
+        try:
+            logged_in(await link.transfer(login(token, math.inf)))
+            accepted = True
+        finally:
+            if not accepted:
+                link.close(ClientClosed())

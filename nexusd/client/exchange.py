@@ -24,7 +24,7 @@ from typing import Any, TypeAlias, TypeVar
 from msgspec import Struct
 
 from nexusd.client.core import Notification, Reply, Request, decode_result, encode_request
-from nexusd.client.errors import ConnectionFailed, DeadlineExceeded, rebuilt
+from nexusd.client.errors import ConnectionFailed, DeadlineExceeded, WireError, rebuilt
 from nexusd.errors import MethodNotFound, RpcError
 
 T = TypeVar("T")
@@ -88,10 +88,47 @@ class Expired:
     """Outcome: the deadline passed first."""
 
 
+class LoginRefused(Exception):
+    """The daemon does not take the token, or takes no login now. `reply` says why."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__("the login was refused")
+        self.reply = reply
+
+    def reason(self) -> RpcError:
+        """The error that the daemon answered."""
+        return rebuilt(self.reply.error or WireError(RpcError.code))
+
+
 Step: TypeAlias = Send | Pause | Learn
 Outcome: TypeAlias = Reply | Unsent | Lost | Expired | None
 Steps: TypeAlias = Generator[Step, Outcome, T]
 OnNotification: TypeAlias = Callable[[Notification], None]
+
+
+_LOGIN_ID = 0   # calls have numbers from 1 on
+
+
+def login(token: str, deadline: float) -> Send:
+    """What goes over a fresh connection before anything else."""
+    return Send(_LOGIN_ID, encode_request(_LOGIN_ID, "auth.login", {"token": token}), deadline)
+
+
+def logged_in(outcome: Outcome) -> None:
+    """Pass if the login was accepted.
+
+    Raises:
+        LoginRefused: the daemon says why not.
+        TimeoutError: it said nothing in time.
+        ConnectionFailed, ProtocolViolated: the connection was lost before.
+    """
+    match outcome:
+        case Reply(error=error) if error is not None:
+            raise LoginRefused(outcome)
+        case Unsent(failure) | Lost(failure):
+            raise failure
+        case Expired():
+            raise TimeoutError
 
 
 class _Parameter(Struct):

@@ -27,6 +27,7 @@ from nexusd.client.exchange import (
     Caller,
     Expired,
     Learn,
+    LoginRefused,
     Lost,
     OnNotification,
     Outcome,
@@ -35,6 +36,8 @@ from nexusd.client.exchange import (
     Send,
     Steps,
     Unsent,
+    logged_in,
+    login,
 )
 from nexusd.client.listening import Listening
 from nexusd.client.sync_events import Events
@@ -78,11 +81,14 @@ class Client:
         self,
         address: str | Path | Address,
         *,
+        token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: Retry | None = None,
         on_notification: OnNotification | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        """With `token` every connection begins with a login."""
+        self._token = token
         self.address = parse_address(address) if isinstance(address, str | Path) else address
         self._on_notification = on_notification
         self._caller = Caller(timeout_s=timeout_s, retry=retry, rng=rng)
@@ -105,10 +111,13 @@ class Client:
 
         Raises:
             ConnectionFailed: nobody listens there, or does not answer in time.
+            Unauthenticated: the token is not accepted.
         """
         try:
             with self._using:
                 self._connected(self._caller.deadline(timeout_s))
+        except LoginRefused as exc:
+            raise exc.reason() from None
         except TimeoutError as exc:
             raise ConnectionFailed(f"no connection to {self.address}: timed out") from exc
 
@@ -178,7 +187,7 @@ class Client:
         first wait on, or from `with`; with `since_seq` from after the event of this number.
         """
         listening = Listening(topics, since_seq, self._caller.retry, self._caller.rng)
-        client = Client(self.address, on_notification=listening.arrive)
+        client = Client(self.address, token=self._token, on_notification=listening.arrive)
         client._caller = self._caller
         stream = Events(client, listening)
         self._streams.add(stream)
@@ -245,8 +254,10 @@ class Client:
     def _transferred(self, step: Send) -> Outcome:
         try:
             link = self._connected(step.deadline)
-        except (ConnectionFailed, ClientClosed) as exc:
+        except (ConnectionFailed, ClientClosed, ProtocolViolated) as exc:
             return Unsent(exc)
+        except LoginRefused as exc:
+            return exc.reply
         except TimeoutError:
             return Expired()
         intact = False
@@ -284,10 +295,28 @@ class Client:
                 if is_ours(exc):
                     raise
                 raise ConnectionFailed(f"no connection to {self.address}: {exc.strerror or exc}") from exc
+            if self._token is not None:
+                self._log_in(self._link, self._token, deadline)
             if self._closed.is_set():  # closed while it connected, so nobody else will
                 self._dropped(self._link)
                 raise ClientClosed
         return self._link
+
+    def _log_in(self, link: Link, token: str, deadline: float) -> None:
+        """The first words of a connection; without them it is of no use."""
+        step = login(token, deadline)
+        accepted = False
+        try:
+            link.send(step)
+            logged_in(link.receive(step, self._on_notification))
+            accepted = True
+        except OSError as exc:
+            if is_ours(exc):
+                raise
+            raise self._connection_lost(exc) from exc
+        finally:
+            if not accepted:
+                self._dropped(link)
 
     def _dropped(self, link: Link) -> None:
         link.close()

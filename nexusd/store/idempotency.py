@@ -99,6 +99,12 @@ def keep_unfinished(db: Connection, receipt: Receipt, now_ms: int, so_far: bytes
     db.execute(INSERT_UNFINISHED, values)
 
 
+def keep_no_reply(db: Connection, receipt: Receipt, now_ms: int) -> None:
+    """Keep that the call is done, and not what it answered: a repeated one gets ReplyErased."""
+    values = (receipt.principal, receipt.key, receipt.method, receipt.parameters_hash, b"", now_ms)
+    db.execute(INSERT_RECEIPTS.format(rows=placeholders(1, 6)), values)
+
+
 def keep_reply(db: Connection, receipt: Receipt, now_ms: int, reply: Any) -> None:
     """Keep the reply to a call that is done."""
     _keep(db, [(receipt, now_ms, reply)])

@@ -12,12 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from nexusd.config_sections import LimitsConfig
-from nexusd.errors import RpcError
+from nexusd.errors import RpcError, Unauthenticated
+from nexusd.wire.auth import MISSING, REFUSAL
+from nexusd.wire.front import Front
 from nexusd.wire.methods import Principal
 from nexusd.wire.peers import Peer
+from nexusd.wire.registry import Registry
 
 # Unsent replies past this stop the reading of further requests; more only delays noticing a slow client.
 WRITE_HIGH_WATER_BYTES = 1024 * 1024
@@ -29,54 +32,6 @@ REFUSAL_WAIT_S = 1.0
 # Requests of one connection answered at once, without a pause for others: about a millisecond.
 MAX_ANSWERED_IN_A_TURN = 32
 _SPACE = 0x20
-
-
-class Front(Protocol):
-    """One language. Made for one connection; the connection calls it, and it calls the connection back."""
-
-    max_in_flight: int
-
-    @property
-    def has_partial(self) -> bool:
-        """Whether the beginning of a request waits for its end."""
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether there are bytes that were not looked at yet."""
-
-    def feed(self, data: bytes) -> None:
-        """Take what was read."""
-
-    def start_next(self, *, ended: bool) -> bool:
-        """Start the next complete request, if there is one; `ended`: no more bytes come. Whether there was one."""
-
-    def answered(self, answer: Any) -> None:
-        """Send what came of an answer that was waited for."""
-
-    def refusal(self, error: RpcError) -> bytes:
-        """An error that is no answer to a request in particular."""
-
-    def overdue(self, timeout_s: float) -> bytes:
-        """What to say of a request that was not complete within this time."""
-
-    def set_limits(self, limits: LimitsConfig) -> None:
-        """Hold what comes from now on to these."""
-
-
-class Registry(Protocol):
-    """What a connection asks of its server."""
-
-    def joined(self, connection: Connection, transport: asyncio.BaseTransport) -> Peer:
-        """Count it in. Raises Busy where there are too many already, OSError where there is nobody to tell it."""
-
-    def left(self, connection: Connection) -> None:
-        """It is closed."""
-
-    def request_began(self, task: asyncio.Task[None]) -> None:
-        """Hold the task; nobody else does."""
-
-    def request_ended(self, task: asyncio.Task[None] | None) -> None:
-        """It is done."""
 
 
 class State(Enum):
@@ -99,6 +54,9 @@ class Connection(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.peer: Peer | None = None       # set once it is counted in
+        self.is_admitted = False            # whether it has a role, or showed a token
+        self._principal: Principal | None = None    # the peer's, or of who logged in
+        self._made_s = loop.time()
         self._registry = registry
         self._limits = limits
         self._choose_front = choose_front   # by the first byte
@@ -128,6 +86,8 @@ class Connection(asyncio.Protocol):
         self.set_limits(self._limits)
         try:
             self.peer = self._registry.joined(self, transport)
+            self._principal = self.peer.principal
+            self.is_admitted = self._principal.role != "none"
         except RpcError as error:
             self._refused = error
         except OSError:     # it hung up before it was looked at, or is one too many even to be told so
@@ -199,9 +159,18 @@ class Connection(asyncio.Protocol):
         """Close now; what was not sent is lost."""
         self._transport.abort()
 
+    def check_grant(self) -> None:
+        """End it if the token that it came in with is worth nothing any more."""
+        grant = None if self._principal is None else self._principal.grant
+        if grant is not None and grant.ended and self._front is not None:
+            self.end_with(self._front.refusal(Unauthenticated(REFUSAL)))
+
     def check_deadlines(self, now_s: float) -> None:
         """End it if it kept us waiting too long. Called every now and then."""
         limits, front = self._limits, self._front
+        self.check_grant()
+        if not self.is_admitted and not self._in_flight and self._state is State.OPEN:
+            self._check_login(now_s)
         if self._linger_until_s is not None:
             self._check_linger(now_s, self._linger_until_s)
         elif not self._writable or self._state is State.CLOSED:
@@ -223,18 +192,35 @@ class Connection(asyncio.Protocol):
     @property
     def principal(self) -> Principal:
         """Who is at the other end."""
-        assert self.peer is not None  # noqa: S101 - requests are read only of connections that were counted in
-        return self.peer.principal
+        assert self._principal is not None  # noqa: S101 - requests are read only of connections that were counted in
+        return self._principal
 
     @property
     def takes_requests(self) -> bool:
         """Whether another request may come after the one that is answered."""
         return self._state is State.OPEN
 
+    def peer_address(self) -> str | None:
+        """The address that it comes from; None on the Unix socket."""
+        return None if self.peer is None else self.peer.address
+
     def local_address(self) -> str | None:
         """The address at which it was reached; None on the Unix socket."""
         name = self._transport.get_extra_info("sockname")
         return str(name[0]) if isinstance(name, tuple) else None
+
+    def become(self, principal: Principal) -> None:
+        """What comes from now on is this principal's."""
+        self._principal = principal
+        self.admit()
+
+    def admit(self) -> None:
+        """Whoever is there has shown a token."""
+        if not self.is_admitted:
+            self.is_admitted = True
+            self._registry.admitted(self)
+            if self._front is not None:
+                self._front.admitted()
 
     def run(self, answer: Awaitable[Any]) -> None:
         """Wait for an answer; the front is given what comes of it."""
@@ -359,6 +345,14 @@ class Connection(asyncio.Protocol):
             self.end_with(self._front.refusal(self._refused))
         elif waited_s >= self._limits.first_byte_timeout_s:
             self._close()
+
+    def _check_login(self, now_s: float) -> None:
+        """Of one that is nobody's yet."""
+        if self.peer is not None and now_s - self._made_s >= self._limits.login_timeout_s:
+            if self._front is None:
+                self._close()
+            else:
+                self.end_with(self._front.refusal(Unauthenticated(MISSING)))
 
     def _check_linger(self, now_s: float, until_s: float) -> None:
         """Of one that was sent its last: the time begins when all of it went out, however long a reply it is."""

@@ -26,8 +26,20 @@ from msgspec import Raw, Struct
 
 from nexusd.clock import Clock, SystemClock
 from nexusd.config_sections import LimitsConfig
-from nexusd.errors import FieldError, Forbidden, InternalError, InvalidParams, InvalidRequest, RpcError, TooLarge
+from nexusd.errors import (
+    FieldError,
+    Forbidden,
+    InternalError,
+    InvalidParams,
+    InvalidRequest,
+    RateLimited,
+    RpcError,
+    TooLarge,
+    Unauthenticated,
+)
 from nexusd.model.fields import Params
+from nexusd.wire.audit import Audit
+from nexusd.wire.auth import MISSING
 from nexusd.wire.counters import Counters
 from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
 from nexusd.wire.gate import Gate
@@ -43,7 +55,8 @@ T = TypeVar("T")
 Answer = bytes | None
 OnChange = Callable[[Method, Params, Any], None]    # told of every mutating call that succeeded; must not raise
 
-_RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}
+_RANK: dict[Role, int] = {"none": 0, "read": 1, "write": 2, "admin": 3}
+_REFUSALS = (Unauthenticated, Forbidden, RateLimited)   # what the audit trail has of calls that fail
 
 
 class _AnyArguments(inspect.Signature):
@@ -77,6 +90,7 @@ class _Adapter:
         self._method = method
         self._positions = method.positions
         self._rank = _RANK[method.role]
+        self._is_audited = method.role == "admin"
         self._gated = method.name not in ALWAYS_ANSWERED
         self._count = dispatcher.counters.of(method.name)
 
@@ -111,7 +125,11 @@ class _Adapter:
         dispatcher, method, principal = self._dispatcher, self._method, exchange.principal
         if self._gated and dispatcher.gate.state != "open" and not exchange.under_way:
             dispatcher.gate.check()
+        if principal.grant is not None and not exchange.under_way:
+            principal.grant.check(method.name)
         if _RANK[principal.role] < self._rank:
+            if principal.role == "none":
+                raise Unauthenticated(MISSING)
             raise Forbidden(f"{method.name} needs the role {method.role}; {principal.name} has {principal.role}.")
         given = exchange.params
         if exchange.key is not None and method.mutates:
@@ -122,12 +140,26 @@ class _Adapter:
     def _succeed(self, exchange: _Exchange, params: Params, result: Any) -> Any:
         if self._method.mutates and result.__class__ is not Raw:   # a kept reply: nothing was changed this time
             self._dispatcher.on_change(self._method, params, result)
+        if self._is_audited:
+            self._audit_call(exchange, "ok")
         return exchange.shape.result(result)
 
     def _failure(self, error: Exception, exchange: _Exchange) -> Any:
         known = self._dispatcher.known(error, self._method.name, exchange.request_id, exchange.principal)
         self._count.errors[known.kind] = self._count.errors.get(known.kind, 0) + 1
+        principal, audit = exchange.principal, self._dispatcher.audit
+        if isinstance(known, _REFUSALS) and audit is not None:
+            if self._method.role != "none":     # of a login it is in the trail already
+                audit.refused(known.kind, principal=principal.name, peer=principal.peer, method=self._method.name)
+        elif self._is_audited:
+            self._audit_call(exchange, known.kind)
         return exchange.shape.error(known, exchange.request_id)
+
+    def _audit_call(self, exchange: _Exchange, outcome: str) -> None:
+        principal, audit = exchange.principal, self._dispatcher.audit
+        if audit is not None:
+            audit.admin_call(principal=principal.name, peer=principal.peer, method=self._method.name,
+                             request_id=exchange.request_id, outcome=outcome)
 
     def _finish(self, began_s: float, exchange: _Exchange) -> None:
         dispatcher = self._dispatcher
@@ -222,7 +254,9 @@ class Dispatcher:
         gate: Gate | None = None,
         log: Any = None,
         on_change: OnChange | None = None,
+        audit: Audit | None = None,
     ) -> None:
+        self.audit = audit
         self.on_change: OnChange = on_change if on_change is not None else _nobody_listens
         self.counters = Counters()
         self.gate = gate if gate is not None else Gate()

@@ -37,6 +37,10 @@ class FrameReader:
         self._offset = 0
         self._partial = bytearray()
 
+    def set_max_bytes(self, max_bytes: int) -> None:
+        """Take lines of this length from now on."""
+        self._max_bytes = max_bytes
+
     @property
     def has_partial(self) -> bool:
         """Whether the beginning of a frame is waiting for its end (as far as frames were taken)."""

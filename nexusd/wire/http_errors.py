@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nexusd.errors import Forbidden, InvalidRequest, NotFound, RpcError, TooLarge
+from nexusd.errors import Forbidden, InvalidRequest, NotFound, RpcError, TooLarge, Unauthenticated
 
 # By the kind of the error; /rpc has no use for it, since a JSON-RPC error is a reply like any other there.
 STATUS_OF_KIND: Mapping[str, int] = {
@@ -41,14 +41,20 @@ STATUS_OF_KIND: Mapping[str, int] = {
 
 
 class HttpRefusal(Exception):
-    """A request that is answered without any method being called. `ends`: the stream cannot be used any further."""
+    """A request that is answered without any method being called.
 
-    def __init__(self, status: int, error: RpcError, *, ends: bool = False, allow: str | None = None) -> None:
+    `ends`: the stream cannot be used any further. `delay_s`: its sender is to wait so long for the answer.
+    """
+
+    def __init__(
+        self, status: int, error: RpcError, *, ends: bool = False, allow: str | None = None, delay_s: float = 0.0
+    ) -> None:
         super().__init__(error.message)
         self.status = status
         self.error = error
         self.ends = ends
         self.allow = allow      # what the path can be asked for
+        self.delay_s = delay_s
 
 
 def malformed(what: str) -> HttpRefusal:
@@ -69,6 +75,11 @@ def not_taken(status: int, message: str, *, ends: bool = False) -> HttpRefusal:
 def forbidden(message: str) -> HttpRefusal:
     """Not from there."""
     return HttpRefusal(403, Forbidden(message))
+
+
+def unauthenticated(message: str, *, ends: bool = False, delay_s: float = 0.0) -> HttpRefusal:
+    """Not without a token that holds."""
+    return HttpRefusal(401, Unauthenticated(message), ends=ends, delay_s=delay_s)
 
 
 def no_such_path(path: str) -> HttpRefusal:

@@ -53,6 +53,11 @@ class RequestReader:
         self._chunks: h11.Connection | None = None  # of one that did not
         self._chunk_count = 0
 
+    def set_limits(self, max_header_bytes: int, max_body_bytes: int) -> None:
+        """Hold what was not read yet to these."""
+        self._max_header_bytes = max_header_bytes
+        self._max_body_bytes = max_body_bytes
+
     @property
     def has_partial(self) -> bool:
         """Whether the beginning of a request waits for its end (as far as requests were taken)."""

@@ -48,6 +48,8 @@ def kind_response(error: RpcError, request_id: str) -> Response:
 def refusal_response(refusal: HttpRefusal, error: RpcError, request_id: str) -> Response:
     """A refusal with the status that it names."""
     headers = b"" if refusal.allow is None else b"Allow: %b\r\n" % refusal.allow.encode("ascii")
+    if refusal.status == 401:   # as HTTP asks of every 401
+        headers += b"WWW-Authenticate: Bearer\r\n"
     return error_response(refusal.status, error, request_id, headers)
 
 

@@ -12,15 +12,21 @@ from typing import Any, Protocol
 
 from nexusd.clock import Clock
 from nexusd.config_sections import LimitsConfig
+from nexusd.errors import RpcError
+from nexusd.wire.auth import MISSING
 from nexusd.wire.dispatch import Dispatcher
-from nexusd.wire.http_errors import HttpRefusal
+from nexusd.wire.http_errors import HttpRefusal, unauthenticated
 from nexusd.wire.http_guard import Guard
 from nexusd.wire.http_heads import Head
 from nexusd.wire.http_requests import HttpRequest
 from nexusd.wire.http_responses import Response, ResponseWriter, kind_response, refusal_response
 from nexusd.wire.http_rest import KEY_HEADER, RestEndpoint
 from nexusd.wire.methods import MethodTable, Principal
+from nexusd.wire.replies import encode
 from nexusd.wire.routes import Route, Router
+
+LIFE_PATH = "/health"   # the one path that says something to everybody
+_STRANGER = Principal("stranger", "none")
 
 Metrics = Callable[[], Awaitable[tuple[bytes, str]]]  # the figures as text, and their content type
 
@@ -30,6 +36,9 @@ class Endpoint(Protocol):
 
     def begin(self, request: HttpRequest, in_path: Mapping[str, str], principal: Principal) -> Any:
         """The response, as an awaitable where it takes time. May raise RpcError at once."""
+
+
+Accepted = tuple[Endpoint, dict[str, str], Principal]
 
 
 class HttpService:
@@ -50,6 +59,7 @@ class HttpService:
         self._dispatcher = dispatcher
         self._guard = Guard(host_names)
         self._endpoints = [RestEndpoint(route, table, dispatcher, limits) for route in routes]
+        self._life = _LifeEndpoint(dispatcher)
         self._router: Router[Endpoint] = Router()
         self._router.add("POST", "/rpc", _RpcEndpoint(dispatcher))
         if metrics is not None:
@@ -66,21 +76,29 @@ class HttpService:
         """The names, beside this machine's own, that clients may call it by from now on."""
         self._guard = Guard(names)
 
-    def accept(self, head: Head, local_address: Callable[[], str | None]) -> tuple[Endpoint, dict[str, str]]:
-        """What will answer a request with this head.
+    def accept(
+        self, head: Head, local_address: Callable[[], str | None], admit: Callable[[Head], Principal]
+    ) -> Accepted:
+        """What will answer a request with this head, and for whom. `admit` says whose request it is, or raises.
 
         Raises:
             HttpRefusal: nothing will.
         """
+        principal = _STRANGER
         if head.verb != "OPTIONS":  # a browser asks by it first; it gets the one answer that everybody gets
             self._guard.check_sender(head, local_address)
+            principal = admit(head)
+            if principal.role == "none":
+                if head.verb not in {"GET", "HEAD"} or head.path != LIFE_PATH:
+                    raise unauthenticated(MISSING)
+                return self._life, {}, principal
         found = self._router.find(head.verb, head.path)
         self._guard.check_body(head)
-        return found
+        return *found, principal
 
-    def begin(self, request: HttpRequest, principal: Principal) -> Response | Awaitable[Response]:
+    def begin(self, request: HttpRequest) -> Response | Awaitable[Response]:
         """The response; as an awaitable where it takes time. Neither raises anything but cancellation."""
-        endpoint, in_path = request.accepted
+        endpoint, in_path, principal = request.accepted
         try:
             answer: Response | Awaitable[Response] = endpoint.begin(request, in_path, principal)
         except Exception as error:  # noqa: BLE001 - the boundary, for what comes before and after a method's own
@@ -100,6 +118,26 @@ class HttpService:
     def refusal(self, refusal: HttpRefusal) -> Response:
         """The response to a request that is refused."""
         return self._dispatcher.refuse(refusal.error, partial(refusal_response, refusal))
+
+
+class _LifeEndpoint:
+    """Whether there is a daemon, for who has shown no token: a monitor wants no more, and others get no more."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def begin(self, _request: HttpRequest, _in_path: Mapping[str, str], principal: Principal) -> Any:
+        """The status, without what is missing."""
+        return self._dispatcher.invoke("health", {}, Principal(principal.name, "read", principal.peer), self)
+
+    def result(self, result: Any) -> Response:
+        """One word of it; 200 as long as requests are answered."""
+        status = str(getattr(result, "status", "ok"))
+        return Response(503 if status in {"starting", "stopping"} else 200, encode({"status": status}))
+
+    def error(self, error: RpcError, request_id: str) -> Response:
+        """It could not be told."""
+        return kind_response(error, request_id)
 
 
 class _RpcEndpoint:

@@ -13,6 +13,7 @@ from nexusd.config_sections import LimitsConfig
 from nexusd.errors import ParseError, RpcError, TooLarge
 from nexusd.wire.connection import Connection
 from nexusd.wire.frames import FrameReader, is_ndjson
+from nexusd.wire.front import MAX_STRANGER_BYTES
 from nexusd.wire.methods import Client, Principal
 
 
@@ -35,11 +36,15 @@ class LineFront:
         self, connection: Connection, answerer: Answerer, limits: LimitsConfig, max_message_bytes: int,
         first_byte: int,
     ) -> None:
-        self.max_in_flight = limits.max_in_flight
+        self._limits = limits
         self._connection = connection
         self._answerer = answerer
-        self._frames = FrameReader(max_message_bytes)
-        self._max_message_bytes = max_message_bytes
+        self._full_message_bytes = max_message_bytes
+        self._frames = FrameReader(MAX_STRANGER_BYTES)
+        if connection.is_admitted:
+            self.admitted()
+        else:
+            self._hold_to(1, min(MAX_STRANGER_BYTES, max_message_bytes))
         self._is_other = not is_ndjson(first_byte)
 
     # --- what the connection calls ---
@@ -95,7 +100,19 @@ class LineFront:
 
     def set_limits(self, limits: LimitsConfig) -> None:
         """Take more or fewer requests at a time. What is under way past that comes to its end."""
-        self.max_in_flight = limits.max_in_flight
+        self._limits = limits
+        if self._connection.is_admitted:
+            self.max_in_flight = limits.max_in_flight
+
+    def admitted(self) -> None:
+        """Requests may come at the same time, and be as long as messages are."""
+        self._hold_to(self._limits.max_in_flight, self._full_message_bytes)
+
+    def _hold_to(self, max_in_flight: int, max_message_bytes: int) -> None:
+        """A stranger's requests come one after the other: those behind a login are carried out after it."""
+        self.max_in_flight = max_in_flight
+        self._max_message_bytes = max_message_bytes
+        self._frames.set_max_bytes(max_message_bytes)
 
     def _end_with(self, error: RpcError) -> None:
         self._connection.end_with(self.refusal(error))
@@ -113,3 +130,11 @@ class LineFront:
     def when_closed(self, function: Callable[[], None]) -> None:
         """Call once when it is gone."""
         self._connection.when_closed(function)
+
+    def address(self) -> str | None:
+        """Where it comes from; None on the Unix socket."""
+        return self._connection.peer_address()
+
+    def become(self, principal: Principal) -> None:
+        """It has logged in: what comes from now on is this principal's."""
+        self._connection.become(principal)

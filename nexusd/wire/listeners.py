@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,17 +17,25 @@ from typing import Any, NoReturn
 
 import structlog
 
-from nexusd.config_sections import LimitsConfig, ServerConfig
-from nexusd.errors import Busy
-from nexusd.wire.connection import LINGER_S, Connection, Front
+from nexusd.clock import SystemClock
+from nexusd.config import encrypts, is_loopback
+from nexusd.config_access import read_networks
+from nexusd.config_sections import LimitsConfig, ServerConfig, TcpConfig
+from nexusd.errors import Busy, ConfigError, Forbidden
+from nexusd.wire.audit import Audit
+from nexusd.wire.auth import Authenticator
+from nexusd.wire.connection import LINGER_S, Connection
 from nexusd.wire.frames import is_http
+from nexusd.wire.front import Front
 from nexusd.wire.http_front import HttpFront
 from nexusd.wire.http_service import HttpService
 from nexusd.wire.lines import Answerer, LineFront
-from nexusd.wire.peers import Peer, identify
+from nexusd.wire.peers import Peer, Peers, SocketAccess
 from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, listen_tcp
 
 RETRY_BUSY_MS = 1000
+# One in so many connections may be nobody's: those who have a token find room beside those who have none.
+STRANGERS_SHARE = 4
 # Connections that found no room and wait to be told so; further ones are dropped, or whoever opens thousands would
 # take every file descriptor that the daemon may have.
 MAX_REFUSALS_WAITING = 64
@@ -43,7 +51,8 @@ class Server:
 
     def __init__(
         self, answerer: Answerer, config: ServerConfig, socket_path: Path, http: HttpService | None = None,
-        *, inherited: Mapping[int, str] = NOTHING_INHERITED,
+        *, inherited: Mapping[int, str] = NOTHING_INHERITED, authenticator: Authenticator | None = None,
+        audit: Audit | None = None,
     ) -> None:
         """Without `http` it speaks one JSON value a line and nothing else.
 
@@ -59,6 +68,10 @@ class Server:
         self._limits = config.limits
         self._log = structlog.get_logger("nexusd.wire")
         self._inherited = inherited
+        self._authenticator = authenticator
+        self._audit = audit if audit is not None else Audit(SystemClock())
+        self._strangers: dict[str, int] = {}                # connections that are nobody's yet, by peer
+        self._all_strangers = 0
         self._file: UnixSocketFile | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -99,9 +112,11 @@ class Server:
             ConfigError: an address that may not be listened on, an unknown group, a path that is too long.
             StartupError: the path or the port is taken, or what systemd passes cannot be used.
         """
-        listeners = [adopt(fd, name) for fd, name in self._inherited.items()] or self._open()
+        tcp = self._config.tcp
+        listeners = [adopt(fd, name, tcp) for fd, name in self._inherited.items()] or self._open()
         loop = asyncio.get_running_loop()
         self._loop = loop
+        self._peers = self._make_peers(listeners)
 
         def connector(message_limit: Callable[[], int]) -> Callable[[], Connection]:
             choose = partial(self._choose_front, message_limit)
@@ -111,7 +126,6 @@ class Server:
         on_tcp = connector(lambda: self._limits.max_message_bytes_tcp)
         for listener in listeners:
             if listener.family == socket.AF_UNIX:
-                self.socket_path = Path(listener.getsockname())
                 self._servers.append(
                     await loop.create_unix_server(on_unix, sock=listener, backlog=BACKLOG, **_keep_the_file(loop))
                 )
@@ -119,8 +133,31 @@ class Server:
                 self.tcp_address = listener.getsockname()[:2]
                 self._servers.append(await loop.create_server(on_tcp, sock=listener, backlog=BACKLOG))
         self._check_deadlines()
+        self._tell_how_open(tcp)
         shown = None if self.tcp_address is None else "{}:{}".format(*self.tcp_address)
         self._log.info("listening", socket=str(self.socket_path), tcp=shown, inherited=len(self._inherited))
+
+    def _make_peers(self, listeners: Sequence[socket.socket]) -> Peers:
+        """Who may come in is settled before anybody can."""
+        for listener in listeners:
+            if listener.family == socket.AF_UNIX:
+                self.socket_path = Path(listener.getsockname())
+        try:
+            access = SocketAccess(self._config.socket, _group_of(self.socket_path))
+            return Peers(self._config.tcp, access, self._audit)
+        except ValueError as error:
+            for listener in listeners:
+                listener.close()
+            raise ConfigError(f"server: {error}") from error
+
+    def _tell_how_open(self, tcp: TcpConfig) -> None:
+        """What should be known of who may come in over the network, each time that the daemon starts."""
+        if self.tcp_address is None:
+            return
+        for trusted in read_networks(tcp.trusted_networks):
+            self._log.warning("a network needs no token", network=str(trusted.network), role=trusted.role)
+        if not is_loopback(self.tcp_address[0]) and not encrypts(tcp):
+            self._log.warning("tokens and memories cross the network in the clear", tcp=self.tcp_address[0])
 
     def _open(self) -> list[socket.socket]:
         """What the settings say."""
@@ -194,7 +231,7 @@ class Server:
         self._hear(connection)
         max_message_bytes = message_limit()
         if self._http is not None and is_http(first_byte):
-            return HttpFront(connection, self._http, self._limits, max_message_bytes)
+            return HttpFront(connection, self._http, self._limits, max_message_bytes, self._authenticator)
         return LineFront(connection, self._answerer, self._limits, max_message_bytes, first_byte)
 
     # --- what connections report ---
@@ -208,12 +245,26 @@ class Server:
         """
         self._connections.add(connection)
         self._quiet.clear()
-        peer = identify(transport)
+        try:
+            peer = self._peers.identify(transport)
+        except Forbidden:
+            self._make_room_to_refuse()
+            raise
+        is_stranger = peer.principal.role == "none"
         of_peer = self._per_peer.get(peer.key, 0)
         if self._admitted >= self._limits.max_connections:
             self._refuse(f"There are {self._admitted} connections, the most that are taken.")
         if of_peer >= self._limits.max_connections_per_peer:
             self._refuse(f"{peer.key} has {of_peer} connections, the most that one peer may have.")
+        strangers = self._strangers.get(peer.key, 0)
+        if is_stranger and (
+            strangers >= self._limits.max_unauthenticated_per_peer
+            or self._all_strangers >= max(1, self._limits.max_connections // STRANGERS_SHARE)
+        ):
+            self._refuse(f"{peer.key} has {strangers} connections that have not logged in yet; no more are taken.")
+        if is_stranger:
+            self._strangers[peer.key] = strangers + 1
+            self._all_strangers += 1
         self._unheard.add(connection)
         self._admitted += 1
         self._per_peer[peer.key] = of_peer + 1
@@ -226,16 +277,34 @@ class Server:
             self._all_heard.set()
 
     def _refuse(self, message: str) -> NoReturn:
+        self._make_room_to_refuse()
+        raise Busy(message, retry_after_ms=RETRY_BUSY_MS)
+
+    def _make_room_to_refuse(self) -> None:
         self.refused += 1
         if len(self._connections) - self._admitted > MAX_REFUSALS_WAITING:
             raise ConnectionRefusedError
-        raise Busy(message, retry_after_ms=RETRY_BUSY_MS)
+
+    def admitted(self, connection: Connection) -> None:
+        """It is somebody's now, and no longer one of the few that need not be."""
+        if connection.peer is not None:
+            self._all_strangers -= 1
+            self._strangers[connection.peer.key] -= 1
+            if not self._strangers[connection.peer.key]:
+                del self._strangers[connection.peer.key]
+
+    def check_grants(self) -> None:
+        """End the connections whose token is worth nothing any more: now, not when next looked at."""
+        for connection in list(self._connections):
+            connection.check_grant()
 
     def left(self, connection: Connection) -> None:
         """Count a connection out."""
         self._connections.discard(connection)
         self._hear(connection)
         if connection.peer is not None:
+            if not connection.is_admitted:
+                self.admitted(connection)
             self._admitted -= 1
             self._per_peer[connection.peer.key] -= 1
             if not self._per_peer[connection.peer.key]:
@@ -265,9 +334,17 @@ class Server:
         limits = self._limits
         shortest_s = min(
             limits.first_byte_timeout_s, limits.idle_timeout_s, limits.partial_frame_timeout_s,
-            limits.write_stall_timeout_s, LINGER_S,
+            limits.write_stall_timeout_s, limits.login_timeout_s, LINGER_S,
         )
         self._timer = self._loop.call_later(shortest_s / CHECKS_PER_DEADLINE, self._check_deadlines)
+
+
+def _group_of(path: Path) -> int | None:
+    """The group that a socket's file belongs to; None where it has no file."""
+    try:
+        return path.stat().st_gid
+    except (OSError, ValueError):   # ValueError: an abstract name begins with a zero byte
+        return None
 
 
 async def _turn() -> None:

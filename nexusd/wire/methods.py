@@ -18,14 +18,30 @@ from nexusd.model.fields import Params
 
 MAX_NAME_SHOWN = 100    # of a method name that is none, in the message that says so
 
-Role = Literal["read", "write", "admin"]
+Role = Literal["none", "read", "write", "admin"]    # none: of who has not logged in, and what they may call
+
+
+class Grant(Protocol):
+    """What a principal's token allows."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is worth nothing any more."""
+
+    def check(self, method: str) -> None:
+        """Pass if this method may be called now. Raises Unauthenticated, Forbidden or RateLimited."""
 
 
 class Principal(Struct, frozen=True):
-    """Who is calling: a stable name (such as `uid:1000`) and the role it has."""
+    """Who is calling: a stable name (such as `uid:1000` or `token:4f2a`) and the role it has.
+
+    `peer` is where from, and `grant` what holds beside the role.
+    """
 
     name: str
     role: Role
+    peer: str = ""
+    grant: Grant | None = None
 
 
 class Client(Protocol):
@@ -39,6 +55,12 @@ class Client(Protocol):
 
     def when_closed(self, function: Callable[[], None]) -> None:
         """Call once when it is gone."""
+
+    def address(self) -> str | None:
+        """Where it comes from; None on the Unix socket."""
+
+    def become(self, principal: Principal) -> None:
+        """It has logged in: what comes from now on is this principal's."""
 
 
 class Call(Struct, frozen=True):

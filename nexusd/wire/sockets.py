@@ -1,4 +1,4 @@
-"""Listening sockets: the Unix socket file and the loopback port, or what systemd listens on for us.
+"""Listening sockets: the Unix socket file and the port, or what systemd listens on for us.
 
 Owns how they are made: the file's mode and group without a moment in which they are wider, what may be
 replaced at its path, which addresses may be listened on. Knows no protocol.
@@ -15,16 +15,12 @@ import socket
 import stat
 from pathlib import Path
 
-from nexusd.config import MAX_SOCKET_PATH_BYTES, is_loopback
+from nexusd.config import MAX_SOCKET_PATH_BYTES, is_loopback, network_complaint
 from nexusd.config_sections import SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
 
 # Those who connect while the daemon is restarted wait here, and on a full queue a Unix socket refuses them.
 BACKLOG = 4096
-_NOT_LOOPBACK = (
-    "which is not a loopback address (127.0.0.0/8, ::1, localhost); there is no authentication yet, so that whoever "
-    "reaches the port could read and change everything"
-)
 _PROBE_TIMEOUT_S = 1.0          # a listener accepts into its backlog at once, even one that hangs
 
 
@@ -69,13 +65,13 @@ class UnixSocketFile:
 
 
 def listen_tcp(config: TcpConfig) -> socket.socket:
-    """A listening socket on a loopback address.
+    """A listening socket.
 
     Raises:
-        ConfigError: the address is not loopback.
+        ConfigError: the address is none, or may not be listened on with these settings.
         StartupError: the port cannot be had.
     """
-    address = _loopback_address(config.host)
+    address = _permitted_address(config)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -94,12 +90,12 @@ def listen_tcp(config: TcpConfig) -> socket.socket:
     return listener
 
 
-def adopt(fd: int, name: str) -> socket.socket:
+def adopt(fd: int, name: str, config: TcpConfig) -> socket.socket:
     """A socket that systemd opened for us and goes on holding: closing it here closes nothing for who connects.
 
     Raises:
         StartupError: it is not a listening stream socket.
-        ConfigError: it listens on the network.
+        ConfigError: it listens where it may not with these settings.
     """
     try:
         os.set_inheritable(fd, False)  # noqa: FBT003  os's own signature; the index's process has no business with it
@@ -107,7 +103,7 @@ def adopt(fd: int, name: str) -> socket.socket:
     except OSError as error:
         raise StartupError(f"the socket `{name}` that systemd passes cannot be used: {error.strerror}") from error
     try:
-        _refuse_unfit(listener, name)
+        _refuse_unfit(listener, name, config)
         listener.setblocking(False)  # noqa: FBT003  socket's own signature
     except BaseException:
         listener.close()
@@ -115,7 +111,7 @@ def adopt(fd: int, name: str) -> socket.socket:
     return listener
 
 
-def _refuse_unfit(listener: socket.socket, name: str) -> None:
+def _refuse_unfit(listener: socket.socket, name: str, config: TcpConfig) -> None:
     streams = listener.type == socket.SOCK_STREAM and listener.family in (
         socket.AF_UNIX, socket.AF_INET, socket.AF_INET6,
     )  # fmt: skip
@@ -123,14 +119,20 @@ def _refuse_unfit(listener: socket.socket, name: str) -> None:
         raise StartupError(f"the socket `{name}` that systemd passes is not a stream socket that listens")
     if listener.family != socket.AF_UNIX:
         host = listener.getsockname()[0]
-        if not is_loopback(host):
-            raise ConfigError(f"the socket `{name}` that systemd passes listens on {host}, {_NOT_LOOPBACK}")
+        if not is_loopback(host) and (complaint := network_complaint(config)) is not None:
+            raise ConfigError(
+                f"the socket `{name}` that systemd passes listens on {host}; {complaint[0]}: {complaint[1]}"
+            )
 
 
-def _loopback_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    if not is_loopback(host):
-        raise ConfigError(f"server.tcp.host: {host}, {_NOT_LOOPBACK}")
-    return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+def _permitted_address(config: TcpConfig) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    host = config.host
+    if not is_loopback(host) and (complaint := network_complaint(config)) is not None:
+        raise ConfigError(f"{complaint[0]}: {complaint[1]} (server.tcp.host is {host})")
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise ConfigError(f"server.tcp.host: {host} is no address") from None
 
 
 def _group_id(group: str | None) -> int | None:

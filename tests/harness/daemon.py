@@ -30,7 +30,8 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.start_s = 0.0
         self._notify: socket.socket | None = None
-        self._settings = {"NEXUSD_SERVER__TCP__ENABLED": "false", **(settings or {})}
+        open_door = {"NEXUSD_SERVER__TCP__ENABLED": "false", "NEXUSD_SERVER__TCP__AUTH": "none"}
+        self._settings = {**open_door, **(settings or {})}
         self._notify_path = data.parent / f"{data.name}.notify"
         data.mkdir(parents=True, exist_ok=True)
 

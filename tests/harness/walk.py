@@ -52,6 +52,8 @@ WEIGHTS = {
     "cache.set": 8, "cache.delete": 2, "cache.clear": 2,
     "imports.store": 8,
 }  # fmt: skip
+# The replies of these are secret, or go by them: tests/integration/test_tokens.py holds what they do.
+NOT_WALKED = frozenset({"tokens.create", "tokens.revoke"})
 # Steps beside the calls: what happens to a daemon.
 HAPPENINGS = {
     "pass_time": 30, "drain": 12, "restart": 2, "edit_preset": 3, "edit_servers": 2, "pass_a_day": 1, "outage": 6,

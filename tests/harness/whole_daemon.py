@@ -145,6 +145,7 @@ async def whole_daemon(
         await app.store.open()
         parts.push_async_callback(app.store.close)
         await app.open_models()
+        await app.tokens.load()
         parts.push_async_callback(app.files.close)
         await app.files.open()
         parts.push_async_callback(app.index.close)

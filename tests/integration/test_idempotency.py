@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from harness.methods import real_table
 from harness.walk import Refusing
 from harness.whole_daemon import Listener, WalkingClock, WholeDaemon, whole_daemon
 
+from nexusd.store.tokens import NewToken, insert_token
 from nexusd.wire.methods import Principal
 
 pytestmark = pytest.mark.anyio
@@ -133,13 +135,17 @@ EXAMPLES = {
         {"table": "projects", "items": [{"name": "new", "createdAt": 1}, {"name": "bad"}]},
         {"table": "groups", "items": [{"name": "new", "createdAt": 1}]},
     ),
+    "tokens.create": Example({"name": "new", "role": "read"}, {"name": "new", "role": "write"}),
+    "tokens.revoke": Example({"id": "a1"}, {"id": "b2"}),
     "cache.set": Example({"key": 5, "value": "new"}, {"key": 5, "value": "other"}),
     "cache.delete": Example({"key": 5}, {"key": "5"}),
     "cache.clear": Example({}, {}),
 }
 # Done twice it is the same as once, and what is gone with the memory needs no receipt on disk: see api/cache.
 WITHOUT_RECEIPT = {"cache.set", "cache.delete", "cache.clear"}
-WITH_RECEIPT = sorted(EXAMPLES.keys() - WITHOUT_RECEIPT)
+# Its reply is kept nowhere: it holds a secret.
+WITHOUT_REPLY = {"tokens.create"}
+WITH_RECEIPT = sorted(EXAMPLES.keys() - WITHOUT_RECEIPT - WITHOUT_REPLY)
 
 
 async def fill(daemon: WholeDaemon) -> None:
@@ -159,6 +165,12 @@ async def fill(daemon: WholeDaemon) -> None:
         await daemon.get("presets.put", name=("Chef", "Waiter")[number - 1], content={"n": number})
         await daemon.get("tools.put", name=("dice", "coin")[number - 1], source=name)
         await daemon.get("mcpServers.put", name=("files", "web")[number - 1], config={"command": name})
+    for id_ in ("a1", "b2"):
+        new = NewToken(
+            id=id_, hash=bytes(32), name=id_, role="read", methods=[], networks=[], expires_at=None, rate=None,
+            created_by="",
+        )
+        await daemon.store.write(insert_token, None, new, 0)
     for label in ("uses", "knows"):
         await daemon.get("relationships.upsert", fromId=1, toId=2, label=label)
     await daemon.get("episodes.create", sessionId=2, userMessage=REFUSED_WORD, aiResponse="")  # a dead letter
@@ -290,6 +302,23 @@ async def test_how_long_to_wait_makes_no_other_call_of_it(case: Case, method: st
     at_once = await case.call(method, params)
     assert at_once.replace(b'"vector":"pending"', b'"vector":"indexed"') == waited
     assert await case.left() == after
+
+
+@pytest.mark.parametrize("method", sorted(WITHOUT_REPLY))
+async def test_a_call_whose_reply_is_secret_is_done_once_and_told_once(case: Case, method: str) -> None:
+    example = EXAMPLES[method]
+    first = await case.call(method, example.params)
+    assert kind(first) is None
+    after = await case.left()
+    again = await case.call(method, example.params)
+    assert kind(again) == "conflict"
+    assert b"it cannot be told again" in again
+    assert kind(await case.call(method, example.other)) == "idempotency_mismatch"
+    assert await case.left() == after
+    secret = json.loads(first)["result"]["token"].rpartition("_")[2]
+    assert secret not in repr(after)
+    assert hashlib.sha256(json.loads(first)["result"]["token"].encode()).digest() in after["tokens"][-1]
+    assert kind(await case.call(method, example.params, principal=SOMEBODY_ELSE)) is None
 
 
 @pytest.mark.parametrize("method", sorted(WITHOUT_RECEIPT))

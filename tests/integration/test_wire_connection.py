@@ -76,7 +76,7 @@ class House:
             Method("listen", "s", NoParams, bool, self._listen, "read"),
         ])
         self.dispatcher = Dispatcher(table, limits, gate=Gate(is_open=True))
-        config = ServerConfig(limits=limits, tcp=TcpConfig(port=0))
+        config = ServerConfig(limits=limits, tcp=TcpConfig(port=0, auth="none"))
         self.path = directory / "n.sock"
         self.server = WatchedServer(self.dispatcher, config, self.path)
 

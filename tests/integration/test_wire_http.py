@@ -181,7 +181,7 @@ def open_house(tmp_path: Path) -> OpenHouse:
     async def opened(
         *, metrics: bool = False, host_names: str | None = None, **limits: Any
     ) -> AsyncIterator[House]:
-        tcp = TcpConfig(port=0, host_names=host_names)
+        tcp = TcpConfig(port=0, host_names=host_names, auth="none")
         house = House(tmp_path, ServerConfig(limits=LimitsConfig(**limits), tcp=tcp), metrics=metrics)
         await house.server.start()
         try:

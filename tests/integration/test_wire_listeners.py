@@ -129,7 +129,7 @@ def make_server(
         Method("ping", "s", NoParams, str, ping, "read"),
         Method("wait", "s", NoParams, str, door.wait, "read"),
     ])
-    config = ServerConfig(limits=LimitsConfig(**limits), tcp=tcp if tcp is not None else TcpConfig(port=0))
+    config = ServerConfig(limits=LimitsConfig(**limits), tcp=tcp if tcp is not None else TcpConfig(port=0, auth="none"))
     dispatcher = Dispatcher(table, config.limits, gate=gate or Gate(is_open=True))
     return WatchedServer(dispatcher, config, path, inherited=inherited or {})
 

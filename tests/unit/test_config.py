@@ -272,8 +272,23 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("server:\n  tcp:\n    port: 1\n    port: 2",
          "settings.yaml:4: server.tcp.port: stands twice; first in line 3"),
         ("server: {tcp: {host: 0.0.0.0}}",
-         ('settings.yaml:1: server.tcp.host: found "0.0.0.0", expected a loopback address such as 127.0.0.1: '
-          "callers on the network cannot be authenticated yet")),
+         ("settings.yaml:1: server.tcp.host: off loopback it takes TLS (server.tcp.tls.certFile), or "
+          "server.tcp.insecureLan: true, with which tokens and memories cross the network in the clear")),
+        ("server: {tcp: {host: 0.0.0.0, auth: none, insecureLan: true}}",
+         ("settings.yaml:1: server.tcp.auth: none is for loopback alone: whoever reached the port could read and "
+          "change everything")),
+        ("server: {tcp: {host: example.org, insecureLan: true}}",
+         'settings.yaml:1: server.tcp.host: found "example.org", expected an address such as 127.0.0.1'),
+        ("server: {socket: {admins: 'root, nobody-of-this-name'}}",
+         "settings.yaml:1: server.socket.admins: there is no user nobody-of-this-name"),
+        ("server: {socket: {readers: '@no-such-group'}}",
+         "settings.yaml:1: server.socket.readers: there is no group no-such-group"),
+        ("server: {tcp: {trustedNetworks: '192.168.1.0/24=read, 10.0.0.1/8=read'}}",
+         ("settings.yaml:1: server.tcp.trustedNetworks: expected a network such as 192.168.1.0/24 or fd00::/8, found "
+          "10.0.0.1/8: 10.0.0.1/8 has host bits set")),
+        ("server: {tcp: {trustedNetworks: 10.0.0.0/8}}",
+         ("settings.yaml:1: server.tcp.trustedNetworks: expected NETWORK=ROLE with one of read, write, admin, found "
+          "10.0.0.0/8")),
         ("storage: {database: ~/memory.db}",
          'settings.yaml:1: storage.database: found "~/memory.db", expected a path without ~'),
         ("storage: {database: ':memory:'}",
@@ -350,7 +365,8 @@ def test_loopback_addresses_are_taken(host: str) -> None:
 
 @pytest.mark.parametrize("host", ['"::"', "192.168.1.4", "example.org", '""', "127.0.0.1.example.org"])
 def test_other_addresses_are_refused_while_tcp_is_on(host: str) -> None:
-    assert "expected a loopback address" in problems(f"server: {{tcp: {{host: {host}}}}}")[0]
+    said = "it takes TLS" if host in ('"::"', "192.168.1.4") else "expected an address"
+    assert said in problems(f"server: {{tcp: {{host: {host}}}}}")[0]
     load(f"server: {{tcp: {{host: {host}, enabled: false}}}}")
 
 

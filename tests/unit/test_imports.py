@@ -27,9 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkup_surroundings": {"processes", "config_changes", *FOUNDATION},
     "cli": {"client", "model", "errors"},
     "client": {"model", "errors"},
-    "api": {"wire", "store", "sync", "retrieval", "backup", "files", "cache", "model", "errors", "clock"},
+    "api": {
+        "wire", "store", "sync", "retrieval", "backup", "files", "cache", "config_access", "model", "errors", "clock",
+    },
     # wire knows no resource
-    "wire": {"model.fields", "errors", "clock", "config", "config_sections"},
+    "wire": {"model.fields", "errors", "clock", "config", "config_access", "config_sections"},
     "sync": {"store", "index", "embedding", *FOUNDATION},
     "retrieval": {"store", "index", "embedding", *FOUNDATION},
     "files": {"store", *FOUNDATION},
@@ -52,10 +54,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_changes": {"config", "config_sections"},
     "reloading": {"config", "config_changes", "config_sections", "errors", "exception_text", "lifecycle", "model"},
     "config": {
-        "config_places", "config_reading", "config_sections", "config_source", "config_systemd", "config_values",
-        "errors",
+        "config_access", "config_places", "config_reading", "config_sections", "config_source", "config_systemd",
+        "config_values", "errors",
     },
     "config_sections": set(),
+    "config_access": {"config_sections"},
     "config_reading": {"config_source", "config_values"},
     "model": {"errors"},
 }

@@ -97,8 +97,8 @@ class House:
             **{name.replace("_", "-").encode(): value.encode() for name, value in headers.items()},
         }
         head = Head(verb, path, query, named, len(data), is_chunked=False, keeps_alive=True)
-        accepted = self.service.accept(head, lambda: None)
-        answer = self.service.begin(HttpRequest(head, data, accepted), principal)
+        accepted = self.service.accept(head, lambda: None, lambda _head: principal)
+        answer = self.service.begin(HttpRequest(head, data, accepted))
         return await answer if isawaitable(answer) else answer
 
 

@@ -8,11 +8,12 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nexusd.config import MAX_SOCKET_PATH_BYTES
-from nexusd.config_sections import SocketConfig, TcpConfig
+from nexusd.config_sections import SocketConfig, TcpConfig, TcpTlsConfig
 from nexusd.errors import ConfigError, StartupError
 from nexusd.wire.sockets import UnixSocketFile, adopt, listen_tcp
 
@@ -167,9 +168,19 @@ def test_loopback_is_listened_on(host: str) -> None:
     "host",
     ["0.0.0.0", "::", "192.168.1.5", "example.com", "", "128.0.0.1", "::ffff:10.0.0.1"],  # noqa: S104 - refused
 )
-def test_anything_but_loopback_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match="no authentication yet"):
+def test_off_loopback_it_takes_tls_or_the_word_insecure_and_tokens_in_any_case(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"it takes TLS \(server.tcp.tls.certFile\), or server.tcp.insecureLan: true"):
         listen_tcp(TcpConfig(host=host, port=0))
+    with pytest.raises(ConfigError, match=r"server.tcp.auth: none is for loopback alone"):
+        listen_tcp(TcpConfig(host=host, port=0, auth="none", insecure_lan=True))
+
+
+@pytest.mark.parametrize("how", [{"insecure_lan": True}, {"tls": TcpTlsConfig(cert_file="/x")}])
+def test_with_one_of_them_any_address_is_listened_on(how: dict[str, Any]) -> None:
+    with listen_tcp(TcpConfig(host="0.0.0.0", port=0, **how)) as listener:  # noqa: S104 - what is asked for
+        assert listener.getsockname()[0] == "0.0.0.0"  # noqa: S104
+    with pytest.raises(ConfigError, match=r"server\.tcp\.host: example\.com is no address"):
+        listen_tcp(TcpConfig(host="example.com", port=0, **how))
 
 
 def test_a_taken_port_is_said() -> None:
@@ -194,7 +205,7 @@ def test_a_socket_that_systemd_opened_is_taken_as_it_is_and_not_handed_on(path: 
         theirs.listen()
         fd = os.dup(theirs.fileno())
         os.set_inheritable(fd, True)
-        with adopt(fd, "unix") as listener:
+        with adopt(fd, "unix", TcpConfig()) as listener:
             assert listener.getsockname() == str(path)
             assert not listener.getblocking()
             assert not os.get_inheritable(fd)
@@ -216,7 +227,7 @@ def test_what_is_no_listening_stream_socket_is_refused_by_its_name(kind: str, tm
     if kind == "closed":
         os.close(fd)
     with pytest.raises(StartupError, match="the socket `extra` that systemd passes"):
-        adopt(fd, "extra")
+        adopt(fd, "extra", TcpConfig())
     if kind == "a file":
         os.close(fd)
 
@@ -229,13 +240,16 @@ def test_a_port_that_systemd_opened_to_the_network_is_refused(family: socket.Add
     with socket.socket(family) as theirs:
         theirs.bind((address, 0))
         theirs.listen()
-        with pytest.raises(ConfigError, match=f"`lan` that systemd passes listens on {address}, .*no authentication"):
-            adopt(os.dup(theirs.fileno()), "lan")
+        with pytest.raises(ConfigError, match=f"that systemd passes listens on {address}; server.tcp.host: .*TLS"):
+            adopt(os.dup(theirs.fileno()), "lan", TcpConfig())
+        with pytest.raises(ConfigError, match=f"`lan` that systemd passes listens on {address}; server.tcp.auth: none"):
+            adopt(os.dup(theirs.fileno()), "lan", TcpConfig(auth="none", insecure_lan=True))
+        adopt(os.dup(theirs.fileno()), "lan", TcpConfig(insecure_lan=True)).close()
 
 
 def test_a_port_that_systemd_opened_on_loopback_is_taken() -> None:
     with socket.socket(socket.AF_INET) as theirs:
         theirs.bind(("127.0.0.1", 0))
         theirs.listen()
-        with adopt(os.dup(theirs.fileno()), "lan") as listener:
+        with adopt(os.dup(theirs.fileno()), "lan", TcpConfig(auth="none")) as listener:
             assert listener.getsockname() == theirs.getsockname()
