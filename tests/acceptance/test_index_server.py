@@ -173,7 +173,9 @@ def test_what_was_indexed_before_a_restart_is_not_sent_again(server: Server, dae
     assert server.fake.seen.count("upsert") == sent
 
 
-@pytest.mark.parametrize("stalled", [{"upsert"}, {"greet", "read", "create", "upsert", "query", "count"}])
+@pytest.mark.parametrize("stalled", [
+    pytest.param({"upsert"}, marks=pytest.mark.long), {"greet", "read", "create", "upsert", "query", "count"},
+])
 def test_a_daemon_stops_in_time_while_the_server_stalls(server: Server, daemon: Daemon, stalled: set[str]) -> None:
     with daemon.start(), Client(daemon.socket_path) as client:
         until(client, "ok")

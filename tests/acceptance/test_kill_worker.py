@@ -46,7 +46,8 @@ def _source() -> str:
 
 @pytest.mark.timeout(300)
 def test_the_daemon_killed_at_every_step_of_a_delivery_agrees_with_itself_after_the_next_start(tmp_path: Path) -> None:
-    _campaign(tmp_path, list(STEPS), seed=1)
+    alike = {"read", "embedded"}  # what is on disk then is what is there at `claimed`; the long form has them too
+    _campaign(tmp_path, [step for step in STEPS if step not in alike], seed=1)
 
 
 @pytest.mark.long
@@ -72,7 +73,7 @@ def _campaign(tmp_path: Path, steps: list[str], *, seed: int) -> None:
             kill_at.write_text(step)
             _change_much(daemon, chance)
             assert daemon.process is not None
-            assert daemon.process.wait(30) == -signal.SIGKILL, f"it never came to {step}"
+            assert daemon.process.wait(60) == -signal.SIGKILL, f"it never came to {step}"
             kill_at.unlink()
             daemon.start()
             _assert_agreement(daemon, f"after {step}, seed {seed}")

@@ -8,7 +8,7 @@ import signal
 import sys
 from unittest import mock
 
-from nexusd import __main__, app
+from nexusd import __main__, parts
 
 
 def main() -> None:
@@ -19,8 +19,8 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with (
-        mock.patch.object(app, "Reembedding", functools.partial(app.Reembedding, reached=reached)),
-        mock.patch.object(app, "KeptModels", functools.partial(app.KeptModels, reached=reached)),
+        mock.patch.object(parts, "Reembedding", functools.partial(parts.Reembedding, reached=reached)),
+        mock.patch.object(parts, "KeptModels", functools.partial(parts.KeptModels, reached=reached)),
     ):
         sys.exit(__main__.main(sys.argv[1:]))
 
