@@ -124,6 +124,7 @@ class BackupApi:
                 role="admin",
                 waits=True,
                 errors=(BackupBusy, BackupInvalid, DiskFull, NoSuchBackup, ReadOnly),
+                example={"name": "nexusd-20261122T061519Z-manual"},
             ),
             Method(
                 name="backup.status",

@@ -16,6 +16,9 @@ import msgspec
 import typer
 
 from nexusd import __version__
+from nexusd.cli.backup_command import list_, now
+from nexusd.cli.backup_command import status as backup_status
+from nexusd.cli.backup_command import verify as verify_backup
 from nexusd.cli.completion import method_names
 from nexusd.cli.connection import choose_token, socket_path_or_url
 from nexusd.cli.doctor_command import doctor
@@ -290,6 +293,9 @@ def make_app() -> typer.Typer:
     app.command("help")(help_)
     app.add_typer(resource_group(show, retry, watch), name="outbox", rich_help_panel=PANEL)
     app.add_typer(resource_group(verify, repair, reembed, forget), name="index", rich_help_panel=PANEL)
+    app.add_typer(
+        resource_group(now, list_, verify_backup, backup_status), name="backup", rich_help_panel=PANEL
+    )
     return app
 
 

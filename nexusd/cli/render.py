@@ -150,7 +150,7 @@ def status(report: Mapping[str, Any]) -> RenderableType:
     grid.add_column(overflow="fold")
     renderers = {
         "health": _health, "database": _database, "outbox": _outbox, "index": _index, "embedder": _embedder,
-        "server": _server, "settings": _settings, "log": _log,
+        "server": _server, "backups": _backups, "settings": _settings, "log": _log,
     }  # fmt: skip
     for name, renderer in renderers.items():
         part = report.get(name)
@@ -191,6 +191,12 @@ def _health(part: Mapping[str, Any]) -> Text:
     for reason in part.get("reasons") or ():
         text.append(f"\n{safe(str(reason))}", style="yellow")
     return text
+
+
+def _backups(part: Mapping[str, Any]) -> Text:
+    made_ms = part.get("newestAgeMs")
+    told = "none yet" if made_ms is None else f"{part.get('count', 0):,} · the newest {duration(made_ms)} old"
+    return Text(told if part.get("enabled", True) else f"{told} · none made by itself")
 
 
 def _settings(part: Mapping[str, Any]) -> Text:

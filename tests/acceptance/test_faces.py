@@ -32,6 +32,7 @@ DAY = 1_700_000_000_000     # what is told in an order of time is given its time
 FIGURES = frozenset({
     "system.status", "outbox.status", "outbox.list", "cache.stats", "system.check", "index.status", "index.verify",
     "index.repair", "tokens.create", "tokens.list",
+    "index.repair", "backup.create", "backup.list", "backup.verify", "backup.status",
 })
 # Over HTTP there is no connection that stays.
 NEEDS_A_CONNECTION = frozenset({"events.subscribe", "events.unsubscribe", "auth.login"})
@@ -163,6 +164,10 @@ SCRIPT: tuple[Step, ...] = (
     S("index.verify", {"timeoutMs": 60_000}, "verified"),
     S("index.repair", {"collections": ["episodes"], "timeoutMs": 60_000}),
     S("index.reembed"),
+    S("backup.create", {"note": "of all this"}),
+    S("backup.list", {"limit": 1}),
+    S("backup.verify"),
+    S("backup.status"),
     S("index.forget"),
     S("index.forget", {"key": "none"}, error="not_found"),
     S("vectors.search", {"query": "wet rooms", "limit": 2}),

@@ -335,6 +335,12 @@ class ExpectedCalls(ExpectedFiles):
         refuse_unless("key" not in p, "not_found")
         return {"forgotten": [], "vectorsDeleted": 0}
 
+    # ---- backups
+
+    def backup_create(self, p: Params, r: Result) -> Any:
+        told = ("name", "createdAt", "bytes", "databaseBytes", "schemaVersion", "program", "model", "rows", "files")
+        return {name: ANYTHING for name in told} | {"kind": "manual", "note": p.get("note")}
+
     # ---- rows of another store
 
     def imports_store(self, p: Params, r: Result) -> Any:

@@ -65,7 +65,17 @@ async def test_a_daemon_that_is_well_says_so_of_every_part(house: House) -> None
     await house.remember("tea")
     await house.daemon.drained()
     found = await house.checks(thorough=True)
-    assert [name for name, one in found.items() if one["state"] != "ok"] == ["backups"]     # there is something to lose
+    assert {name: one["says"] for name, one in found.items() if one["state"] != "ok"} == {}
+
+
+async def test_backups_are_told_with_what_to_do_about_them(house: House) -> None:
+    assert (await house.checks())["backups"]["says"] == "there is none yet"
+    await house.daemon.get("backup.create")
+    assert (await house.checks())["backups"]["says"].endswith("the newest 0 s old")
+    directory = Path((await house.daemon.get("backup.status"))["directory"])
+    [tar] = directory.iterdir()
+    tar.write_bytes(tar.read_bytes()[:-2000])     # cut short: it is none any more
+    assert (await house.checks())["backups"]["says"] == "there is none yet"
 
 
 async def damage_the_words(house: House) -> None:
@@ -179,7 +189,7 @@ async def test_the_embedder_is_really_asked_each_time(house: House) -> None:
 async def test_a_comparison_says_whether_anything_is_left_to_do(house: House) -> None:
     row_id = await house.remember("tea")
     await house.daemon.drained()
-    verifying = asyncio.create_task(house.daemon._app._verifier.run())
+    verifying = asyncio.create_task(house.daemon._app.verifier.run())
     target = house.daemon.collections.physical("episodes")
     await house.index.delete(target, [row_id])
     await house.daemon.get("index.verify")

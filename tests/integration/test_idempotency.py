@@ -121,6 +121,7 @@ EXAMPLES = {
     "outbox.retry": Example({}, {"seqs": [10**6]}),
     "index.reembed": Example({"force": True}, {}),
     "index.forget": Example({}, {"key": "another"}),
+    "backup.create": Example({"note": "new"}, {"note": "other"}),
     "presets.create": Example({"name": "new", "content": {"a": 1}}, {"name": "new", "content": {"a": True}}),
     "presets.update": Example({"name": "Chef", "content": {"a": 1}}, {"name": "Chef", "content": {"a": True}}),
     "presets.put": Example({"name": "Chef", "content": {"a": 1}}, {"name": "Chef", "content": {"a": 1.5}}),
@@ -222,7 +223,7 @@ async def case(small_store: tuple[Path, FakeIndex], tmp_path: Path) -> AsyncIter
         )
         await daemon.drained()
         one = Case(daemon, tmp_path / "data", clock)
-        topics = sorted({method.partition(".")[0] for method in EXAMPLES} - {"outbox", "index"})
+        topics = sorted({method.partition(".")[0] for method in EXAMPLES} - {"outbox", "index", "backup"})
         await daemon.ask("events.subscribe", {"topics": topics}, client=one.listener)
         await asyncio.sleep(0.0)
         yield one

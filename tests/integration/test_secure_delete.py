@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 NOW_MS = 1_700_000_000_000
 WORD = "zqkwvbtrwxgl"
 # What a call of these answers is no text of anybody's: counts, states, names of what stays in the file system.
-WITHOUT_TEXTS = {"outbox.retry", "semantic.upsert", "index.repair", "index.reembed", "index.forget"}
+WITHOUT_TEXTS = {"outbox.retry", "semantic.upsert", "index.repair", "index.reembed", "index.forget", "backup.create"}
 
 
 def receipt(method: str, key: str = "k", parameters: bytes = b"p") -> Receipt:
