@@ -23,6 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: ./config.yaml)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="data directory (default: ./data)")
     parser.add_argument("--check", action="store_true", help="only validate the settings")
+    parser.add_argument(
+        "--adopt", action="store_true",
+        help="only take over a database that was put back by other means, such as Litestream: "
+        "the next start compares the index with all of it",
+    )
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     options = parser.parse_args(arguments)
 
@@ -37,6 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.check:
             try_data_directory(settings.data_directory)
             print(describe_settings(settings))
+            return 0
+        if options.adopt:
+            from nexusd.store.adopting import adopt  # noqa: PLC0415 - as below
+
+            epoch = adopt(settings.database_path, settings.config.storage)
+            print(f"adopted {settings.database_path}, epoch {epoch}: the next start compares the index with all of it")
             return 0
         # Only now: --check and --help answer at once, and a wrong setting is told before anything is loaded.
         from nexusd.app import run  # noqa: PLC0415

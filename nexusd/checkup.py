@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from nexusd.backup.keeper import Backups
+from nexusd.checkup_replication import check_replication
 from nexusd.checkup_surroundings import (
     check_clock,
     check_disk,
@@ -111,6 +112,7 @@ class Checkup:
             ("outbox", self._check_outbox, TIMEOUT_S),
             ("files", self._check_files, TIMEOUT_S),
             ("backups", self._check_backups, TIMEOUT_S),
+            ("replication", self._check_replication, TIMEOUT_S),
             ("clock", self._check_clock, TIMEOUT_S),
             ("memory", self._check_memory, TIMEOUT_S),
             ("tasks", self._check_tasks, TIMEOUT_S),
@@ -148,6 +150,9 @@ class Checkup:
         refused = None if stats.writer.disk == "ok" else stats.writer.disk
         places = (self._settings.data_directory, self._settings.database_path.parent, self._settings.files_directory)
         return await asyncio.to_thread(check_disk, places, stats.database_bytes, refused)
+
+    async def _check_replication(self) -> Check:
+        return await asyncio.to_thread(check_replication, self._settings)
 
     async def _check_clock(self) -> Check:
         return check_clock(self._clock, self._started, await self._store.read(newest_ms))

@@ -201,6 +201,12 @@ def _hold_rules(settings: Settings, reading: Reading) -> None:
     group = settings.config.server.socket.group
     if group is not None and not group_exists(group):
         reading.blame("server.socket.group", f"found {describe_found(group)}, expected a group of this system")
+    if settings.config.storage.secure_delete and settings.config.storage.checkpoints == "litestream":
+        reading.blame(
+            "storage.secureDelete",
+            "cannot hold beside storage.checkpoints: litestream, which keeps what was deleted: in the WAL until it has "
+            "read that, and in its replica for as long as that reaches back; choose one of the two",
+        )
     database = settings.config.storage.database
     if database is not None and (Path(database).name == ":memory:" or "file:" in Path(database).parts):
         reading.blame("storage.database", "expected the path of a file: what is in memory does not last")

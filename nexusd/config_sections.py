@@ -108,7 +108,7 @@ class BackupsConfig(Section, frozen=True, kw_only=True):
 
 
 class StorageConfig(Section, frozen=True, kw_only=True):
-    """SQLite. `database` null: DATA/nexus.db."""
+    """SQLite. `database` null: DATA/nexus.db. `checkpoints`: who folds the WAL into the database."""
 
     database: str | None = None
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
@@ -116,6 +116,7 @@ class StorageConfig(Section, frozen=True, kw_only=True):
     max_queued_writes: Positive = 4096
     read_timeout_s: Seconds = 10.0
     secure_delete: bool = False
+    checkpoints: Literal["own", "litestream"] = "own"
     backups: BackupsConfig = BackupsConfig()
 
 

@@ -2,6 +2,10 @@
 
 Owns the count of WAL pages, the sizes at which to act, and how soon a secure delete leaves the WAL. Runs on the
 writer's thread, between commits. Knows nothing of requests.
+
+Where another program follows the WAL to copy what is new in it (`storage.checkpoints: litestream`), that program
+checkpoints, and this one lets it: what is cut while it looks away it has to copy anew, all of it. Only a WAL that has
+grown past all measure is cut even so, since then nobody follows it any more.
 """
 
 from __future__ import annotations
@@ -15,14 +19,19 @@ from nexusd.store.connection import BUSY_TIMEOUT_MS, Connection
 PASSIVE_BYTES = 4 * 1024 * 1024     # long enough that pages written again and again are copied once
 TRUNCATE_BYTES = 64 * 1024 * 1024   # readers kept a passive checkpoint from finishing: insist a little
 TRUNCATE_WAIT_MS = 50               # how long writes may wait for readers then
+ABANDONED_BYTES = 256 * 1024 * 1024  # Litestream folds it in at 4 MB: it is away, and the disk counts for more
 ERASE_WITHIN_S = 0.5                # deletes that follow one another share a checkpoint
 
 
 class Checkpointer:
-    """Checkpoints of one connection. Every method may raise apsw.FullError or apsw.IOError."""
+    """Checkpoints of one connection. Every method may raise apsw.FullError or apsw.IOError.
 
-    def __init__(self, connection: Connection) -> None:
+    `followed`: another program checkpoints.
+    """
+
+    def __init__(self, connection: Connection, *, followed: bool = False) -> None:
         self._db = connection
+        self._followed = followed
         self._page_size: int = connection.pragma("page_size")
         self._pages = 0                 # in the WAL after the last commit
         self._pages_at_checkpoint = 0
@@ -59,14 +68,19 @@ class Checkpointer:
         grown = (self._pages - self._pages_at_checkpoint) * self._page_size
         if grown < PASSIVE_BYTES:
             return
-        if self.wal_bytes >= TRUNCATE_BYTES:
+        if self.wal_bytes >= (ABANDONED_BYTES if self._followed else TRUNCATE_BYTES):
             self.truncate()
-        else:
+        elif not self._followed:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def when_idle(self) -> None:
         """With nothing to write: leave an empty WAL, so that a start has nothing to recover."""
-        if self.erasing or not self._truncated:
+        if self.erasing or not (self._truncated or self._followed):
+            self.truncate()
+
+    def at_end(self) -> None:
+        """After the last commit: as when idle, and once more where a reader was in the way."""
+        if not self._followed:
             self.truncate()
 
     def truncate(self) -> None:

@@ -44,6 +44,11 @@ def open_writer(path: Path, synchronous: str, vfs: str | None = None) -> Connect
     return db
 
 
+def leave_wal(db: Connection) -> None:
+    """Let the WAL stay as it is when the connection is closed: another program has not read all of it."""
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
 def open_reader(path: Path, vfs: str | None = None) -> Connection:
     """Open a connection that only reads. It may be used by one thread at a time."""
     flags = apsw.SQLITE_OPEN_READWRITE      # a reader of a WAL must be able to write its shared memory

@@ -21,7 +21,14 @@ from nexusd.clock import Clock
 from nexusd.config_sections import StorageConfig
 from nexusd.errors import DatabaseRefusedError, DataDirectoryError, StoreUnavailableError
 from nexusd.model.fields import Deletion
-from nexusd.store.connection import NOT_NOW, Connection, open_reader, open_writer, refuse_foreign_file
+from nexusd.store.connection import (
+    NOT_NOW,
+    Connection,
+    leave_wal,
+    open_reader,
+    open_writer,
+    refuse_foreign_file,
+)
 from nexusd.store.idempotency import Receipt, once
 from nexusd.store.migrations import BeforeMigration, load_migrations, migrate
 from nexusd.store.readers import Readers
@@ -97,6 +104,7 @@ class Database:
             self._connection,
             self._clock,
             max_waiting=self._config.max_queued_writes,
+            followed=self._followed,
             on_commit=self._on_commit,
             on_fatal=self._on_fatal,
         )
@@ -109,6 +117,8 @@ class Database:
         refuse_foreign_file(self.path, len(migrations), self._vfs)
         try:
             self._connection = open_writer(self.path, self._config.synchronous, self._vfs)
+            if self._followed:
+                leave_wal(self._connection)
             migrate(self._connection, migrations, self._before_migration)
             apply_secure_delete(self._connection, self._note_deletion, secure=self.secure)
             self._schema_version = len(migrations)
@@ -203,6 +213,11 @@ class Database:
         if self._peeking is None:
             raise RuntimeError("the database is not open")
         return function(self._peeking, *args, **kwargs)
+
+    @property
+    def _followed(self) -> bool:
+        """Whether another program follows the WAL, and checkpoints."""
+        return self._config.checkpoints == "litestream"
 
     @property
     def secure(self) -> bool:

@@ -61,6 +61,7 @@ class Writer:
         clock: Clock,
         *,
         max_waiting: int,
+        followed: bool = False,
         on_commit: Callable[[], None] | None,
         on_fatal: Callable[[Exception], None],
     ) -> None:
@@ -71,7 +72,7 @@ class Writer:
         self._on_fatal = on_fatal
         self._log = structlog.get_logger("nexusd.store")
         self._group = GroupCommit(connection)
-        self._checkpointer = Checkpointer(connection)
+        self._checkpointer = Checkpointer(connection, followed=followed)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         # touched on the loop's thread only
         self._loop = asyncio.get_running_loop()
@@ -206,7 +207,7 @@ class Writer:
             while not self._last_seen or self._waiting:
                 self._turn()
             if self._disk == "ok":
-                self._checkpoint(self._checkpointer.truncate)
+                self._checkpoint(self._checkpointer.at_end)
         except Exception as error:  # noqa: BLE001 - a thread that dies unseen would hang every caller
             self._fail(error)
             while not self._last_seen:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 NAMES = [
     "settings", "permissions", "disk", "database", "full text", "index", "embedder", "outbox", "files", "backups",
-    "clock", "memory", "tasks",
+    "replication", "clock", "memory", "tasks",
 ]  # fmt: skip
 Fault = Callable[["House"], Awaitable[None]]
 

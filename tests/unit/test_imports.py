@@ -18,13 +18,17 @@ PACKAGE = Path(__file__).parents[2] / "nexusd"
 FOUNDATION = {"model", "errors", "clock", "config", "config_sections", "child", "child_channel"}
 MAY_IMPORT: dict[str, set[str]] = {
     # downwards, from the two doors
-    "__main__": {"app", "config", "data_directory", "embedding.http_settings", "embedding.model_files", "errors"},
+    "__main__": {
+        "app", "config", "data_directory", "embedding.http_settings", "embedding.model_files", "errors",
+        "store.adopting",
+    },
     "app": {"*"},
     "parts": {"*"},  # what app starts
     "status": {"*"},  # asks every part for its figures; only parts gives it to anybody
     "metrics": {"*"},  # the same
     "checkup": {"*"},  # the same
     "checkup_surroundings": {"processes", "config_changes", *FOUNDATION},
+    "checkup_replication": {"checkup_surroundings", "store.followers", *FOUNDATION},
     "cli": {"client", "model", "errors"},
     "client": {"model", "errors"},
     "api": {
@@ -64,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 NOBODY_IMPORTS = {  # but these
     "app": {"__main__"}, "parts": {"app"}, "status": {"parts", "metrics"}, "metrics": {"parts"}, "checkup": {"parts"},
-    "checkup_surroundings": {"checkup", "status"},
+    "checkup_surroundings": {"checkup", "checkup_replication", "status"}, "checkup_replication": {"checkup"},
 }  # fmt: skip
 
 # Packages that only some may import: what they cost, or what they would break.
