@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 LOCKS = Path("/proc/locks")
+IN_USE = "128"      # the byte of the shared memory that every connection holds a lock on
 
 
 def other_holders(database: Path) -> list[int]:
@@ -21,6 +22,11 @@ def other_holders(database: Path) -> list[int]:
         lines = LOCKS.read_text(encoding="ascii").splitlines()
     except OSError:     # nobody has it open, or another system than Linux
         return []
-    name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    held = [fields for line in lines if name in (fields := line.split()) and fields[1] == "POSIX"]
-    return sorted({int(fields[4]) for fields in held} - {os.getpid()})
+    pids = set()
+    for line in lines:      # 3: POSIX  ADVISORY  READ 314 00:2a:1023 128 128
+        match line.split():
+            # Not by the device: btrfs and overlays show another one there than to stat.
+            case [_, "POSIX", _, _, pid, file, first, last] if file.endswith(f":{status.st_ino}"):
+                if first == last == IN_USE:
+                    pids.add(int(pid))
+    return sorted(pids - {os.getpid()})

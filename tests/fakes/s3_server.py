@@ -64,6 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body together: else the second waits for the acknowledgement of the first
     timeout = 5  # a connection that is kept for nothing must not outlive the test
 
     @property

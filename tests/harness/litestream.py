@@ -73,8 +73,8 @@ class Litestream:
 
     def _run(self, *arguments: str) -> None:
         done = subprocess.run(
-            [PROGRAM, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-        )
+            [PROGRAM, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
 
     def terminate(self) -> int:

@@ -27,6 +27,8 @@ from nexusd.errors import (
 from nexusd.model.episodes import CreateEpisode, Episode, NewEpisode
 from nexusd.model.fields import MAX_PAGE
 from nexusd.model.sessions import CreateSession, ListSessions, Session
+from nexusd.store import checkpoints
+from nexusd.store.checkpoints import PASSIVE_BYTES
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.episodes import count_episodes, insert_episode, select_episode
@@ -330,6 +332,46 @@ async def test_the_wal_stays_small_under_load(tmp_path: Path) -> None:
         for i in range(40):
             await database.write(insert_episode, said(session, f"w{i} " * 100_000), 1)
         assert database.stats().writer.wal_bytes < 16 * 1024 * 1024
+
+
+async def test_where_another_program_checkpoints_the_wal_is_left_to_it_when_idle_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusd.store.writer.IDLE_TURN_S", 0.01)
+    path, wal = tmp_path / "nexus.db", tmp_path / "nexus.db-wal"
+    async with open_database(path, checkpoints="litestream") as database:
+        session = await new_session(database)
+        for i in range(20):
+            await database.write(insert_episode, said(session, f"w{i} " * 100_000), 1)
+        written, first = database.progress().wal_bytes, wal.read_bytes()[:32]   # its header: another with each cut
+        assert written > PASSIVE_BYTES
+        async with asyncio.timeout(30):
+            for _ in range(3):      # turns of the writer with nothing to do
+                before = 0.0
+                while (age := database.progress().turn_age_s) >= before:
+                    before = age
+                    await asyncio.sleep(0)
+        assert wal.stat().st_size >= written
+    assert wal.stat().st_size >= written
+    async with open_database(path, checkpoints="litestream") as database:
+        await database.write(insert_episode, said(session, "goes on where it ended"), 1)
+        assert wal.read_bytes()[:32] == first
+    async with open_database(path) as database:     # whoever takes it back folds all of it in
+        assert await database.read(lambda db: db.execute("SELECT count(*) FROM episodes").get) == 21
+    assert not wal.exists()
+
+
+async def test_a_wal_that_no_other_program_follows_any_more_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "ABANDONED_BYTES", 2 * PASSIVE_BYTES)
+    async with open_database(tmp_path / "nexus.db", checkpoints="litestream") as database:
+        session = await new_session(database)
+        largest = 0
+        for i in range(60):
+            await database.write(insert_episode, said(session, f"w{i} " * 100_000), 1)
+            largest = max(largest, database.progress().wal_bytes)
+        assert PASSIVE_BYTES < largest < 4 * PASSIVE_BYTES
 
 
 async def test_a_visitor_that_locks_the_database_makes_writes_busy_not_lost(

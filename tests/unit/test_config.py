@@ -331,6 +331,13 @@ def test_a_socket_path_that_the_system_cannot_take_is_refused_with_its_length() 
     assert load(f"server: {{socket: {{path: {path[:-1]}}}}}").socket_path == Path(path[:-1])
 
 
+def test_deletes_for_good_are_refused_where_litestream_keeps_what_was_deleted() -> None:
+    [problem] = problems("storage:\n  secureDelete: true\n  checkpoints: litestream\n")
+    assert problem.startswith("settings.yaml:2: storage.secureDelete: cannot hold beside storage.checkpoints")
+    for one in ("secureDelete: true", "checkpoints: litestream"):
+        assert load(f"storage: {{{one}}}").config.storage
+
+
 def test_a_group_that_this_system_does_not_have_is_refused_with_its_place() -> None:
     own = grp.getgrgid(os.getgid()).gr_name
     assert load(f"server: {{socket: {{group: {own}}}}}").config.server.socket.group == own
