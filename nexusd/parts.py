@@ -17,6 +17,7 @@ from nexusd.api.conversations import ConversationsApi
 from nexusd.api.entities import EntitiesApi
 from nexusd.api.episodes import EpisodesApi
 from nexusd.api.events import EventsApi
+from nexusd.api.exports import ExportsApi
 from nexusd.api.graph import GraphApi
 from nexusd.api.groups import GroupsApi
 from nexusd.api.imports import ImportsApi
@@ -267,6 +268,7 @@ class Parts:
             SemanticApi(self.store, self.worker, similar, self.clock),
             VectorsApi(self.store, self.worker, similar, self.clock),
             ImportsApi(self.store, lambda: similar.space),
+            ExportsApi(self.store, self.clock, lambda: similar.space),
             EventsApi(self.hub),
             ReembedApi(self.store, self.models, self.reembedding, self.kept, self.clock),
             BackupApi(self.store, self.backups, self.clock),

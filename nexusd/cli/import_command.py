@@ -1,26 +1,33 @@
-"""nexusctl import: the database of an older service, taken over.
+"""nexusctl import: an export, or the database of an older service, taken over.
 
-Owns the course of an import: tables in the order in which they refer to each other, batches, whose id became
-whose, the progress shown and the account at the end. Keeps nothing beside the store: what was taken is found there
-again, so that an import may be stopped at any point and run again.
+Owns the command, and the course of an import from an older service: tables in the order in which they refer to each
+other, batches, whose id became whose, and the account at the end. Keeps nothing beside the store: what was taken is
+found there again, so that an import may be stopped at any point and run again.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from nexusd.cli.export_import import ALIKE, describe_transfer, import_export
+from nexusd.cli.export_reading import ExportFile, is_export
 from nexusd.cli.invocation import Json, invocation_of, write
 from nexusd.cli.older_files import OlderFile, OlderRow, OlderTable, RowError
+from nexusd.cli.params import ParameterError
 from nexusd.cli.texts import safe
+from nexusd.cli.transfer_progress import Progress, shown_progress
 from nexusd.client.core import Request
 from nexusd.client.sync_client import Client
 from nexusd.errors import BadName, Conflict, DimensionMismatch, InvalidParams, RpcError, TooLarge
@@ -28,15 +35,20 @@ from nexusd.model.imports import LastIds
 from nexusd.model.numbers import packed
 from nexusd.model.system import SystemStatus
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 MAX_ROWS = 500
 MAX_BYTES = 512 * 1024  # of a batch: half of what a message on TCP may have
 SHOWN_REFUSALS = 20
 SOME_REFUSED = 1  # exit code
 LOOSE_MESSAGES = "Imported messages of no conversation"
 TIMEOUT_S = 60.0
+
+
+class OnConflict(enum.Enum):
+    """What becomes of a row that is here and says something else."""
+
+    skip = "skip"
+    update = "update"
+    fail = "fail"
 
 
 class _Error(msgspec.Struct):
@@ -82,16 +94,6 @@ class ImportReport(msgspec.Struct, rename="camel"):
     embeddings_left_out: int = 0  # that the daemon's model could not have made: their texts are embedded anew
 
 
-class Progress(Protocol):
-    """Where progress is told."""
-
-    def table(self, name: str, rows: int) -> None:
-        """A table begins."""
-
-    def advance(self, rows: int) -> None:
-        """So many of its rows are done."""
-
-
 class Importer:
     """One run of an import."""
 
@@ -103,6 +105,7 @@ class Importer:
         self._ids: dict[str, dict[object, int | str]] = {}
         self._loose_messages: int | str | None = None
         self._seen: Counter[bytes] = Counter()
+        self._taken: Counter[tuple[Any, ...]] = Counter()   # rows that are here because of this file, by place
         self._dimension: int | None = None
 
     def run(self) -> ImportReport:
@@ -117,6 +120,7 @@ class Importer:
             self._progress.table(table.target, report.rows)
             self._ids[table.table] = {}
             self._seen.clear()
+            self._taken.clear()
             # asked anew for each: others may write meanwhile, and one id that is taken pushes all after it on
             last_ids = self._client.execute(Request("imports.lastIds", {}, LastIds, mutates=False)).tables
             for batch in self._batches(table, report, last_ids.get(table.target)):
@@ -139,6 +143,8 @@ class Importer:
             if batch and (len(batch) == MAX_ROWS or size + length > MAX_BYTES):
                 yield batch
                 batch, size = [], 0
+            if table.same:
+                ready.fields["takenBefore"] = self._taken[_place(table.target, ready.fields)]
             batch.append(ready)
             size += length
         if batch:
@@ -211,6 +217,7 @@ class Importer:
                 self._refuse(report, row.id, answer.error.message if answer.error else "no answer")
                 continue
             ids[row.id] = answer.id
+            self._taken[_place(table.target, row.fields)] += 1
             if answer.outcome == "existing":
                 report.existing += 1
             else:
@@ -249,6 +256,11 @@ class Importer:
         self._progress.advance(1)
 
 
+def _place(target: str, fields: dict[str, Any]) -> tuple[Any, ...]:
+    """Where its like are looked for."""
+    return tuple(fields.get(name) for name in ALIKE[target][0]) if target in ALIKE else ()
+
+
 def _one_of(ids: dict[object, int | str], wanted: object) -> int | str | None:
     """The new id for one of the file's; 5 and '5' are one to SQLite where columns differ in type."""
     if wanted in ids:
@@ -258,75 +270,60 @@ def _one_of(ids: dict[object, int | str], wanted: object) -> int | str | None:
     return ids.get(str(wanted)) if isinstance(wanted, int) else None
 
 
-class _Silent:
-    """No terminal: no progress."""
-
-    def table(self, name: str, rows: int) -> None:
-        pass
-
-    def advance(self, rows: int) -> None:
-        pass
-
-
-class _Bars:
-    """A bar a table."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._task: Any = None
-
-    def table(self, name: str, rows: int) -> None:
-        self._task = self._bars.add_task(name, total=rows)
-
-    def advance(self, rows: int) -> None:
-        self._bars.advance(self._task, rows)
-
-
-@contextmanager
-def _progress(console: Console | None) -> Iterator[Progress]:
-    if console is None:
-        yield _Silent()
-        return
-    from rich import progress as rich_progress  # noqa: PLC0415 (rich takes 50 ms that a pipe does not need)
-
-    columns = (
-        rich_progress.TextColumn("{task.description:<14}"), rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(), rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=console) as bars:
-        yield _Bars(bars)
-
-
 def import_(
     ctx: typer.Context,
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The SQLite file of the older service.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE|-", help="An export, or the SQLite file of an older service; - is stdin.")
+    ],
+    on_conflict: Annotated[
+        OnConflict, typer.Option(help="What becomes of a row that is here and says something else.")
+    ] = OnConflict.skip,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken, and write nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Take over the database of the memory service or of the storage core.
+    """Take in what nexusctl export wrote, or the database of the memory service or of the storage core.
 
     What is here already is not doubled: an import may be stopped and run again. Exit code 1: some rows were not taken.
     """
     invocation = invocation_of(ctx, json=json)
-    console = None
-    if sys.stderr.isatty():
-        from rich.console import Console  # noqa: PLC0415 (rich takes 50 ms that a pipe does not need)
-
-        console = Console(stderr=True)
-    with invocation.client() as nexus:
-        report = import_file(nexus, file, console)
-    write(msgspec.json.encode(report) if invocation.json else describe_report(report).encode())
-    if report.refusals:
+    with spooled(file) as path, invocation.client() as nexus:
+        if is_export(path):
+            with shown_progress() as progress:
+                taken = import_export(
+                    nexus, ExportFile(path), progress, rule=on_conflict.value, dry_run=dry_run
+                )
+            write(msgspec.json.encode(taken) if invocation.json else describe_transfer(taken, safe).encode())
+            refused = bool(taken.refusals)
+        else:
+            if dry_run or on_conflict is not OnConflict.skip:
+                raise ParameterError("--dry-run and --on-conflict are for files of nexusctl export")
+            report = import_file(nexus, path)
+            write(msgspec.json.encode(report) if invocation.json else describe_report(report).encode())
+            refused = bool(report.refusals)
+    if refused:
         raise typer.Exit(SOME_REFUSED)
 
 
-def import_file(client: Client, path: Path, console: Console | None) -> ImportReport:
-    """Take the file over; with a console, progress is shown on it.
+@contextmanager
+def spooled(file: Path) -> Iterator[Path]:
+    """The file; standard input as one, since all of it is checked before any of it is used."""
+    if str(file) != "-":
+        yield file
+        return
+    with tempfile.NamedTemporaryFile(prefix="nexusctl-import-") as spool:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.flush()
+        yield Path(spool.name)
+
+
+def import_file(client: Client, path: Path) -> ImportReport:
+    """Take an older service's file over.
 
     Raises:
         OlderFileError: it is no older service's database.
     """
-    with closing(OlderFile(path)) as file, _progress(console) as progress:
+    with closing(OlderFile(path)) as file, shown_progress() as progress:
         return Importer(client, file, path, progress).run()
 
 

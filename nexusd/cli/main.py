@@ -7,7 +7,6 @@ command line, 130 interrupted; doctor and index have some of their own. On a ter
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,6 +22,7 @@ from nexusd.cli.completion import method_names
 from nexusd.cli.connection import choose_token, socket_path_or_url
 from nexusd.cli.doctor_command import doctor
 from nexusd.cli.events_command import events
+from nexusd.cli.export_command import export
 from nexusd.cli.import_command import import_
 from nexusd.cli.index_command import forget, reembed, repair, verify
 from nexusd.cli.invocation import (
@@ -46,28 +46,19 @@ from nexusd.cli.invocation import (
 from nexusd.cli.learned import PANEL, CommandGroup, resource_group
 from nexusd.cli.outbox_command import retry, show, watch
 from nexusd.cli.params import ParameterError, check_text, parse_arguments
+from nexusd.cli.sessions import ROW_ID, SessionName, session_id_of
 from nexusd.cli.texts import safe
 from nexusd.client import calls
 from nexusd.client.core import Request
 from nexusd.client.errors import ClientError
 from nexusd.client.exchange import DEFAULT_TIMEOUT_S
-from nexusd.client.sync_client import Client
-from nexusd.errors import NotFound, RpcError
+from nexusd.errors import RpcError
 from nexusd.model.episodes import Episode
 from nexusd.model.memory import MemoryContext, MemoryFilter, MemoryHits, Mode
-from nexusd.model.sessions import Session
 
 OK, REMOTE_ERROR, NO_CONNECTION, USAGE = 0, 1, 2, 3
 _TYPER_USAGE = 2  # what typer exits with for a wrong command line, and for nothing else
 DEFAULT_SESSION = "nexusctl"
-
-SessionName = Annotated[
-    str | None,
-    typer.Option(
-        "--session", "-s", metavar="SESSION", help="A session's external id, or its row id: id:1, or '#1' in quotes."
-    ),
-]
-_ROW_ID = re.compile(r"(?:#|id:)([0-9]+)")  # id: for shells, to which a bare # begins a comment
 
 
 def _print_version(asked: bool) -> None:
@@ -203,8 +194,8 @@ def add(
     for text in (user_message, ai_response, session):  # before the session is made
         check_text(text)
     with invocation.client() as nexus:
-        by_id = _ROW_ID.fullmatch(session)  # as for search, which would not find what goes to a session called id:1
-        session_id = _session_id(nexus, session) if by_id else nexus.ensure_session(session).id
+        by_id = ROW_ID.fullmatch(session)  # as for search, which would not find what goes to a session called id:1
+        session_id = session_id_of(nexus, session) if by_id else nexus.ensure_session(session).id
         create = calls.create_episode(session_id, user_message, ai_response, wait=wait)
         answer = nexus.execute(_raw(create))
     if invocation.json:
@@ -226,7 +217,7 @@ def search(
     """Find memories by meaning and by words."""
     invocation = invocation_of(ctx, json=json)
     with invocation.client() as nexus:
-        where = None if session is None else MemoryFilter(session_id=_session_id(nexus, session))
+        where = None if session is None else MemoryFilter(session_id=session_id_of(nexus, session))
         request = calls.search(query, mode=mode, limit=limit, filter=where, explain=explain)
         answer = nexus.execute(_raw(request))
     if invocation.json:
@@ -249,7 +240,7 @@ def context(
     """Put together what is worth knowing for a prompt."""
     invocation = invocation_of(ctx, json=json)
     with invocation.client() as nexus:
-        session_id = None if session is None else _session_id(nexus, session)
+        session_id = None if session is None else session_id_of(nexus, session)
         answer = nexus.execute(_raw(calls.context(query, token_budget=budget, session_id=session_id)))
     if text:
         found = msgspec.json.decode(answer, type=MemoryContext).text
@@ -288,6 +279,7 @@ def make_app() -> typer.Typer:
     app.command()(doctor)
     app.command()(reload)
     app.command()(events)
+    app.command()(export)
     app.command("import")(import_)
     app.command()(call)
     app.command("help")(help_)
@@ -329,21 +321,6 @@ def _parameters(arguments: list[str]) -> dict[str, Any]:
     if arguments == ["-"] or (not arguments and stdin_has_document()):
         return document_on_stdin()
     return parse_arguments(arguments)
-
-
-def _session_id(nexus: Client, name: str) -> int:
-    """The id of an existing session; asked for also where it is given, since a search in none finds nothing."""
-    if by_id := _ROW_ID.fullmatch(name):
-        find = Request("sessions.get", {"id": int(by_id[1])}, Session, mutates=False)
-        missing = f"No session has the id {by_id[1]}."
-    else:
-        find = Request("sessions.getByExternalId", {"externalId": name}, Session, mutates=False)
-        missing = f"No session is called {name!r}."
-    try:
-        return nexus.execute(find).id
-    except NotFound as exc:
-        exc.args = (missing,)
-        raise
 
 
 def _one(argument_name: str, argument: str | None, option_name: str, option: str | None) -> str | None:

@@ -22,7 +22,7 @@ class TextBudget:
         self._left = characters
         self._first = True
 
-    def take(self, *texts: str) -> bool:
+    def take(self, *texts: str | bytes) -> bool:
         """Whether a row of these texts still fits; once one did not, none does. One passed over ends nothing."""
         if self.exhausted:
             return False
