@@ -17,12 +17,14 @@ from collections.abc import Callable
 import uvloop
 
 from nexusd import __version__
+from nexusd.backup.restoring import finish
 from nexusd.config import Settings
 from nexusd.data_directory import make_data_directory
 from nexusd.errors import RpcError, StoreUnavailableError
 from nexusd.lifecycle import ExitCode, reload_on_hangup, stop_on_signals
 from nexusd.log import LogControl, configure, log_loop_errors, log_stray_errors
 from nexusd.parts import Parts
+from nexusd.store.database import locked
 
 # Between two threads that both want the interpreter the default of 5 ms makes a commit wait for the loop.
 SWITCH_INTERVAL_S = 0.0005
@@ -52,6 +54,7 @@ class App:
                 parts.notifier.status("opening the database")
                 parts.patience.for_the_start()
                 stack.callback(parts.patience.enough)
+                await asyncio.to_thread(self._finish_restore)
                 await parts.store.open()
                 stack.push_async_callback(parts.store.close)
                 try:
@@ -92,12 +95,34 @@ class App:
         parts.notifier.close()
         return parts.stop.exit_code
 
+    @property
+    def begins_again(self) -> bool:
+        """Whether the run that ended is to be followed by another one, of these settings."""
+        return self._parts.stop.again
+
+    @property
+    def settings(self) -> Settings:
+        """Those that held in the end."""
+        return self._parts.reloader.settings
+
+    def _finish_restore(self) -> None:
+        """Before anything opens the database: what a restore has noted, by this process or by one that was cut off."""
+        parts = self._parts
+        with locked(parts.places.database):
+            finished = finish(parts.places)
+        if finished is not None:
+            parts.log.warning("restored", backup=finished.backup, set_aside=str(finished.set_aside))
+
     async def _drain(self, reason: str) -> None:
         """Let nobody in any more; answer those who are in, and deliver what is due."""
         parts = self._parts
         config = parts.reloader.settings.config
         parts.log.info("stopping", reason=reason)
-        parts.notifier.stopping(f"stopping: {reason}")
+        if parts.stop.again:
+            parts.notifier.reloading()  # the service goes on; a READY follows, and systemd waits for it
+            parts.notifier.status(reason)
+        else:
+            parts.notifier.stopping(f"stopping: {reason}")
         parts.patience.for_the_stop(config.server.drain_timeout_s + config.outbox.drain_timeout_s)
         parts.hub.publish("system", {"state": "stopping"})
         parts.server.stop_accepting()
@@ -137,7 +162,16 @@ def run(settings: Settings, load: Callable[[], Settings]) -> int:
     make_data_directory(settings.data_directory)
 
     async def serve() -> ExitCode:
-        return await App(settings, load, log).run()  # inside the loop: the parts make events and futures of it
+        held = settings
+        while True:
+            app = App(held, load, log)  # inside the loop: the parts make events and futures of it
+            code = await app.run()
+            if not app.begins_again:
+                return code
+            held = app.settings
+            del app
+            gc.unfreeze()   # of the run that is over nothing stays
+            gc.collect()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return int(runner.run(serve()))

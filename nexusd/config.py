@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from nexusd.config_access import read_callers, read_networks
 from nexusd.config_places import absolute, config_path_of, first_path
@@ -109,6 +109,15 @@ def load_settings(
     if reading.problems:
         raise ConfigError("\n".join(reading.problems))
     return settings
+
+
+def settings_in(settings: Settings, directory: Path) -> Settings:
+    """The same settings with the data in another directory, all of it; the backups stay where they are."""
+    data = absolute(directory)
+    return structs.replace(
+        settings, data_directory=data, database_path=data / DATABASE_FILE_NAME, files_directory=data,
+        socket_path=data / SOCKET_FILE_NAME,
+    )
 
 
 def describe_settings(settings: Settings) -> str:

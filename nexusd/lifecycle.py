@@ -51,13 +51,22 @@ class StopSignal:
         self.requested = asyncio.Event()
         self.reason = ""
         self.exit_code = ExitCode.OK
+        self.again = False  # whether a new run follows in this process
 
     def request(self, reason: str, exit_code: ExitCode = ExitCode.OK) -> None:
         """Ask the daemon to stop. The first reason stays; a failure on the way out shows in the code."""
-        if not self.requested.is_set():
+        if not self.requested.is_set() or self.again:
             self.reason = reason
             self.requested.set()
+        self.again = False
         self.exit_code = max(self.exit_code, exit_code)
+
+    def request_again(self, reason: str) -> None:
+        """Ask it to stop and to begin anew; without effect where it is to stop for good, before or afterwards."""
+        if not self.requested.is_set():
+            self.reason = reason
+            self.again = True
+            self.requested.set()
 
     async def wait(self) -> str:
         """Wait until somebody asks, and answer the reason."""
@@ -71,7 +80,7 @@ def stop_on_signals(stop: StopSignal, at_once: Callable[[int], object]) -> Itera
     loop = asyncio.get_running_loop()
 
     def received(number: signal.Signals) -> None:
-        if stop.requested.is_set():
+        if stop.requested.is_set() and not stop.again:
             at_once(number)
         else:
             stop.request(number.name)

@@ -41,6 +41,7 @@ from nexusd.api.tools import ToolsApi
 from nexusd.api.users import UsersApi
 from nexusd.api.vectors import VectorsApi
 from nexusd.backup.keeper import Backups
+from nexusd.backup.places import Places
 from nexusd.cache import Cache
 from nexusd.checkup import Checkup
 from nexusd.clock import SystemClock
@@ -106,6 +107,7 @@ class Parts:
             settings.database_path, config.storage, clock, on_commit=self._committed, on_fatal=self.fail,
             before_migration=self._before_migration,
         )
+        self.places = Places(settings.database_path, settings.files_directory)
         self.erasers: list[Erased] = [self.store.erased] if config.storage.secure_delete else []
         self.index = self._make_index()
         self.erasing = Erasing(self.erasers)

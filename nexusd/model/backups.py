@@ -110,14 +110,14 @@ class RestoreBackup(Mutation, frozen=True, kw_only=True):
 
 
 class RestorePlan(Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a restore changes, or would. `rows`: by table, what is there now and what the backup has.
+    """What a restore changes, or would. `rows`: by table, what is there now and what the backup has; null: unreadable.
 
     `setAside`: where what is there now goes, whole; nothing of it is ever deleted. `files`: paths that will be written,
     and those that are there and not in the backup, which go aside too.
     """
 
     backup: Backup
-    rows: dict[str, tuple[int, int]]
+    rows: dict[str, tuple[int | None, int]]
     set_aside: str
     files_written: list[str]
     files_set_aside: list[str]

@@ -7,9 +7,10 @@ Owns the lock file, the order of opening and closing, and the ways in: `write`, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -270,6 +271,20 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file of a database that is not opened meanwhile.
+
+    Raises:
+        DataDirectoryError: it cannot be had, or a daemon holds it.
+    """
+    lock_fd = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock_fd)
 
 
 def _lock(path: Path) -> int:

@@ -93,13 +93,15 @@ def listen_tcp(config: TcpConfig) -> socket.socket:
 def adopt(fd: int, name: str, config: TcpConfig) -> socket.socket:
     """A socket that systemd opened for us and goes on holding: closing it here closes nothing for who connects.
 
+    The descriptor itself stays open, for the next run in this process.
+
     Raises:
         StartupError: it is not a listening stream socket.
         ConfigError: it listens where it may not with these settings.
     """
     try:
         os.set_inheritable(fd, False)  # noqa: FBT003  os's own signature; the index's process has no business with it
-        listener = socket.socket(fileno=fd)
+        listener = socket.socket(fileno=os.dup(fd))
     except OSError as error:
         raise StartupError(f"the socket `{name}` that systemd passes cannot be used: {error.strerror}") from error
     try:

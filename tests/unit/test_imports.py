@@ -19,8 +19,8 @@ FOUNDATION = {"model", "errors", "clock", "config", "config_sections", "child", 
 MAY_IMPORT: dict[str, set[str]] = {
     # downwards, from the two doors
     "__main__": {
-        "app", "config", "data_directory", "embedding.http_settings", "embedding.model_files", "errors",
-        "store.adopting",
+        "app", "backup.offline", "clock", "config", "data_directory", "embedding.http_settings",
+        "embedding.model_files", "errors", "store.adopting",
     },
     "app": {"*"},
     "parts": {"*"},  # what app starts
@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sync": {"store", "index", "embedding", *FOUNDATION},
     "retrieval": {"store", "index", "embedding", *FOUNDATION},
     "files": {"store", *FOUNDATION},
-    "backup": {"store", "files", "config_source", *FOUNDATION},
+    "backup": {"store", "files", "config_source", "data_directory", *FOUNDATION},
     "cache": FOUNDATION,
     # never each other
     "store": FOUNDATION,

@@ -1,0 +1,133 @@
+"""A restore that the running daemon does: staged and noted while it serves, swapped in when it begins again.
+
+Owns the course of one. How a daemon begins again is its caller's; it finishes what was noted before it opens the
+database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from nexusd.backup.course import Course
+from nexusd.backup.manifest import Manifest
+from nexusd.backup.places import Places
+from nexusd.backup.planning import plan
+from nexusd.backup.restoring import note, set_aside_name, stage
+from nexusd.backup.shelf import Shelf, Shelved
+from nexusd.clock import Clock
+from nexusd.errors import Busy, Stopping
+from nexusd.model.backups import BackupStep, RestorePlan
+from nexusd.store.connection import Connection
+from nexusd.store.database import Database
+from nexusd.store.facts import Facts, read_facts
+from nexusd.store.idempotency import Receipt, keep_reply, kept_reply
+
+T = TypeVar("T")
+
+Exclusive = Callable[[BackupStep], AbstractAsyncContextManager[Course]]
+
+
+class Restorer:
+    """Restores of this daemon's own database. `reopen` is told the reason why it is to begin again."""
+
+    def __init__(
+        self, store: Database, places: Places, shelf: Shelf, clock: Clock, exclusive: Exclusive,
+        reopen: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._places = places
+        self._shelf = shelf
+        self._clock = clock
+        self._exclusive = exclusive
+        self._reopen = reopen
+        self._noted: list[str] = []     # the one backup, once there is no way back
+        self._log = structlog.get_logger("nexusd.backup")
+
+    async def try_out(self, name: str) -> RestorePlan:
+        """Verify the backup and say what a restore of it would change.
+
+        Raises:
+            NoSuchBackup, BackupInvalid, BackupBusy, DiskFull, ReadOnly: as `restore`.
+        """
+        async with self._exclusive("restoring") as course:
+            shelved, manifest = await self._staged(name, course)
+            try:
+                return await self._plan(shelved, manifest, set_aside_name(self._places, self._clock.now_ms()))
+            finally:
+                await asyncio.to_thread(self._places.sweep)
+
+    async def restore(self, name: str, receipt: Receipt | None) -> RestorePlan | msgspec.Raw:
+        """Verify it and note that it takes the place of what is there; then the daemon is asked to begin again.
+
+        The same call again finds its reply in the restored database: no restore is done twice by a client that tries
+        again.
+
+        Raises:
+            NoSuchBackup, BackupInvalid: there is none, or it is no good.
+            BackupBusy: a backup, or another restore, is under way.
+            Stopping: one was noted already.
+            DiskFull, ReadOnly: the disk does not take it. Nothing was changed.
+        """
+        if self._noted:
+            raise Stopping("A restore was begun a moment ago.")
+        if receipt is not None:
+            kept = await self._store.read(kept_reply, receipt, self._clock.now_ms())
+            if kept is not None:
+                return kept
+        async with self._exclusive("restoring") as course:
+            shelved, manifest = await self._staged(name, course)
+            now_ms = self._clock.now_ms()
+            set_aside = set_aside_name(self._places, now_ms)
+            answer = await self._plan(shelved, manifest, set_aside, restoring=True)
+
+            def remember(db: Connection) -> None:
+                if receipt is not None:
+                    keep_reply(db, receipt, now_ms, answer)
+
+            def do() -> None:
+                note(manifest, self._places, set_aside, remember, reached=course.reached)
+                self._noted.append(name)
+
+            try:
+                await to_the_end(course, do)
+            finally:
+                if self._noted:     # also where whoever asked is gone: from here on there is no way back
+                    self._log.info("restoring", backup=name, set_aside=answer.set_aside)
+                    self._reopen(f"restoring {name}")
+            return answer
+
+    async def _staged(self, name: str, course: Course) -> tuple[Shelved, Manifest]:
+        def do() -> tuple[Shelved, Manifest]:
+            shelved = self._shelf.find(name)
+            return shelved, stage(shelved.path, self._places, course)
+
+        return await to_the_end(course, do)
+
+    async def _plan(
+        self, shelved: Shelved, manifest: Manifest, set_aside: str, *, restoring: bool = False
+    ) -> RestorePlan:
+        now: Facts | None = None
+        try:
+            now = await self._store.read(read_facts)
+        except Busy:  # many rows and a slow disk: the counts are not worth the wait
+            self._log.info("rows not counted in time")
+        return await asyncio.to_thread(
+            plan, manifest, shelved.bytes, self._places, now, set_aside, restoring=restoring
+        )
+
+
+async def to_the_end(course: Course, function: Callable[[], T]) -> T:
+    """Call it on a thread; whoever is cancelled meanwhile halts it and waits until it has taken back what it did."""
+    working = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        course.halt()
+        await asyncio.wait({working})
+        raise
