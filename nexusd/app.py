@@ -76,6 +76,7 @@ class App:
                 parts.supervisor.start("verify", parts.verifier.run)
                 parts.supervisor.start("files", parts.files.run)
                 parts.supervisor.start("backups", parts.backups.run)
+                parts.supervisor.start("drills", parts.drills.run)
                 parts.supervisor.start("cache", parts.cache.run)
                 gc.collect()
                 gc.freeze()  # what is there now stays until the end

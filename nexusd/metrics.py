@@ -343,6 +343,9 @@ def _backups(now: _Picture) -> Families:
         yield _gauge("nexusd_backup_duration_seconds", "How long the last one took.", backups.last_took_ms / 1000)
     yield _gauge("nexusd_backup_running", "Whether a backup is being worked on.", backups.running is not None)
     yield _gauge("nexusd_backup_failed", "Whether the last try made none.", backups.last_error is not None)
+    if (drill := backups.drill) is not None:
+        yield _gauge("nexusd_backup_drill_timestamp_seconds", "When a restore was last rehearsed.", drill.at / 1000)
+        yield _gauge("nexusd_backup_drill_failed", "Whether that rehearsal failed.", drill.error is not None)
     yield _gauge("nexusd_backup_alarm", "Whether the newest is too old, or no good.", backups.alarm is not None)
 
 

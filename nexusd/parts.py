@@ -31,6 +31,7 @@ from nexusd.api.projects import ProjectsApi
 from nexusd.api.reembed import ReembedApi
 from nexusd.api.relationships import RelationshipsApi
 from nexusd.api.rest_routes import rest_routes
+from nexusd.api.restore import RestoreApi
 from nexusd.api.semantic import SemanticApi
 from nexusd.api.sessions import SessionsApi
 from nexusd.api.summaries import SummariesApi
@@ -40,8 +41,10 @@ from nexusd.api.tool_logs import ToolLogsApi
 from nexusd.api.tools import ToolsApi
 from nexusd.api.users import UsersApi
 from nexusd.api.vectors import VectorsApi
+from nexusd.backup.drill import Drills
 from nexusd.backup.keeper import Backups
 from nexusd.backup.places import Places
+from nexusd.backup.restorer import Restorer
 from nexusd.cache import Cache
 from nexusd.checkup import Checkup
 from nexusd.clock import SystemClock
@@ -82,6 +85,7 @@ from nexusd.wire.http_service import HttpService
 from nexusd.wire.listeners import Server
 from nexusd.wire.methods import MethodTable
 
+DRILL_DIRECTORY = ".drill"  # in the data directory, while a restore is rehearsed
 # Of storage.backups, what can change without a restart: all but the directory, which others were given too.
 BACKUP_KEYS = ("enabled", "interval", "maxCount", "keepDaily", "keepWeekly", "keepMonthly")
 
@@ -113,6 +117,13 @@ class Parts:
         self.erasing = Erasing(self.erasers)
         chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self.backups = Backups(settings, self.store, clock, chance, self.hub.publish)
+        self.restorer = Restorer(
+            self.store, self.places, self.backups.shelf, clock, self.backups.exclusive, self.stop.request_again
+        )
+        self.drills = Drills(
+            self.store, self.backups, settings.data_directory / DRILL_DIRECTORY,
+            config.storage.backups.drill_interval_s, clock,
+        )
         self.models = Models(
             self.store, config.embedding, clock,
             lambda embedding, on_answering: make_embedder(embedding, clock, on_answering=on_answering),
@@ -274,6 +285,7 @@ class Parts:
             EventsApi(self.hub),
             ReembedApi(self.store, self.models, self.reembedding, self.kept, self.clock),
             BackupApi(self.store, self.backups, self.clock),
+            RestoreApi(self.restorer, self.drills),
             OutboxApi(self.store, self.worker, self.collections.logical, self.clock, self.erasing),
             self.index_api,
         ):

@@ -16,11 +16,12 @@ import msgspec
 import structlog
 
 from nexusd.backup.course import Course
+from nexusd.backup.keeper import Backups
 from nexusd.backup.manifest import Manifest
 from nexusd.backup.proof import prove
-from nexusd.backup.restorer import Exclusive, to_the_end
+from nexusd.backup.restorer import to_the_end
 from nexusd.backup.restoring import refuse_full, refuse_manifest
-from nexusd.backup.shelf import Shelf, Shelved
+from nexusd.backup.shelf import Shelved
 from nexusd.backup.unpacking import DATABASE_FILE, unpack, writing
 from nexusd.clock import Clock
 from nexusd.config_sections import StorageConfig
@@ -43,15 +44,14 @@ class Drills:
     """Rehearsals, on a timer and when asked for. `scratch` is a directory of their own, made and removed each time."""
 
     def __init__(
-        self, store: Database, shelf: Shelf, scratch: Path, interval_s: float, clock: Clock, exclusive: Exclusive,
+        self, store: Database, backups: Backups, scratch: Path, interval_s: float, clock: Clock,
         *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
-        self._shelf = shelf
+        self._backups = backups
         self._scratch = scratch
         self._interval_s = interval_s
         self._clock = clock
-        self._exclusive = exclusive
         self._sleep = sleep
         self._log = structlog.get_logger("nexusd.backup")
 
@@ -67,12 +67,15 @@ class Drills:
             NoSuchBackup: there is no backup yet.
             BackupBusy: one is being made, or a restore is under way.
         """
-        async with self._exclusive("drilling") as course:
-            shelved = await asyncio.to_thread(self._shelf.find, None)
+        async with self._backups.exclusive("drilling") as course:
+            shelved = await asyncio.to_thread(self._backups.shelf.find, None)
             at, began_s = self._clock.now_ms(), self._clock.monotonic_s()
             error: str | None = None
             try:
                 await self._put_up(shelved, course)
+            except BackupInvalid as failed:
+                error = failed.message
+                self._backups.found_invalid(shelved.name, error)
             except NexusError as failed:
                 error = failed.message
             except apsw.Error as failed:
@@ -80,7 +83,7 @@ class Drills:
             finally:
                 await asyncio.to_thread(self.sweep)
             took_ms = round((self._clock.monotonic_s() - began_s) * 1000)
-            drill = Drill(at=at, backup=shelved.name, took_ms=took_ms, error=error)
+            drill = self._backups.drill = Drill(at=at, backup=shelved.name, took_ms=took_ms, error=error)
         await self._store.write(set_meta, LAST_DRILL, msgspec.json.encode(drill).decode())
         if error is None:
             self._log.info("restore drill passed", backup=drill.backup, took_ms=took_ms)
@@ -90,6 +93,8 @@ class Drills:
 
     async def run(self) -> None:
         """Do one whenever it is due, for ever."""
+        await asyncio.to_thread(self.sweep)
+        self._backups.drill = await self.last()
         if not self._interval_s:
             await asyncio.Event().wait()    # they are turned off
         began_s = self._clock.monotonic_s()

@@ -16,7 +16,7 @@ from nexusd.backup.manifest import SUFFIX
 from nexusd.backup.places import Places
 from nexusd.backup.planning import plan
 from nexusd.backup.restoring import finish, note, set_aside_name, stage, unfinished
-from nexusd.backup.shelf import Shelf
+from nexusd.backup.shelf import Shelf, Shelved
 from nexusd.clock import Clock
 from nexusd.config import Settings
 from nexusd.data_directory import make_data_directory
@@ -48,7 +48,8 @@ def restore_offline(
         manifest = stage(path, places, course)
         set_aside = set_aside_name(places, clock.now_ms())
         changes = plan(
-            manifest, path.stat().st_size, places, look(places.database), set_aside, restoring=not dry_run
+            Shelved(path, manifest, path.stat().st_size), places, look(places.database), set_aside,
+            restoring=not dry_run,
         )
         if dry_run:
             places.sweep()

@@ -5,33 +5,24 @@ Owns the comparison of a backup with what is there. Changes nothing.
 
 from __future__ import annotations
 
-from nexusd.backup.manifest import Manifest
 from nexusd.backup.places import Places
+from nexusd.backup.shelf import Shelved
 from nexusd.backup.unpacking import files_in
-from nexusd.model.backups import Backup, RestorePlan
+from nexusd.model.backups import RestorePlan
 from nexusd.store.facts import Facts
 
 
-def shown(manifest: Manifest, size: int) -> Backup:
-    """The backup as callers see it; `size` is its file's."""
-    return Backup(
-        name=manifest.name, kind=manifest.kind, created_at=manifest.created_at, bytes=size,
-        database_bytes=manifest.database.bytes, schema_version=manifest.database.schema_version,
-        program=manifest.program, model=manifest.database.model, rows=manifest.database.rows,
-        files=len(files_in(manifest)),
-    )  # fmt: skip
-
-
 def plan(
-    manifest: Manifest, size: int, places: Places, now: Facts | None, set_aside: str, *, restoring: bool
+    shelved: Shelved, places: Places, now: Facts | None, set_aside: str, *, restoring: bool
 ) -> RestorePlan:
     """What changes. `now` is what is there; None where that cannot be read, or where nothing is."""
+    manifest = shelved.manifest
     rows = manifest.database.rows
     there = now.rows if now is not None else {}
     unread = now is None and places.database.exists()
     written = files_in(manifest)
     return RestorePlan(
-        backup=shown(manifest, size),
+        backup=shelved.shown(),
         rows={name: (None if unread else there.get(name, 0), rows.get(name, 0)) for name in sorted(rows | there)},
         set_aside=str(places.aside(set_aside)),
         files_written=sorted(written),

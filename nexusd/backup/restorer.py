@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 import structlog
 
 from nexusd.backup.course import Course
-from nexusd.backup.manifest import Manifest
 from nexusd.backup.places import Places
 from nexusd.backup.planning import plan
 from nexusd.backup.restoring import note, set_aside_name, stage
@@ -56,9 +56,9 @@ class Restorer:
             NoSuchBackup, BackupInvalid, BackupBusy, DiskFull, ReadOnly: as `restore`.
         """
         async with self._exclusive("restoring") as course:
-            shelved, manifest = await self._staged(name, course)
+            shelved = await self._staged(name, course)
             try:
-                return await self._plan(shelved, manifest, set_aside_name(self._places, self._clock.now_ms()))
+                return await self._plan(shelved, set_aside_name(self._places, self._clock.now_ms()))
             finally:
                 await asyncio.to_thread(self._places.sweep)
 
@@ -81,17 +81,17 @@ class Restorer:
             if kept is not None:
                 return kept
         async with self._exclusive("restoring") as course:
-            shelved, manifest = await self._staged(name, course)
+            shelved = await self._staged(name, course)
             now_ms = self._clock.now_ms()
             set_aside = set_aside_name(self._places, now_ms)
-            answer = await self._plan(shelved, manifest, set_aside, restoring=True)
+            answer = await self._plan(shelved, set_aside, restoring=True)
 
             def remember(db: Connection) -> None:
                 if receipt is not None:
                     keep_reply(db, receipt, now_ms, answer)
 
             def do() -> None:
-                note(manifest, self._places, set_aside, remember, reached=course.reached)
+                note(shelved.manifest, self._places, set_aside, remember, reached=course.reached)
                 self._noted.append(name)
 
             try:
@@ -102,23 +102,21 @@ class Restorer:
                     self._reopen(f"restoring {name}")
             return answer
 
-    async def _staged(self, name: str, course: Course) -> tuple[Shelved, Manifest]:
-        def do() -> tuple[Shelved, Manifest]:
+    async def _staged(self, name: str, course: Course) -> Shelved:
+        def do() -> Shelved:
             shelved = self._shelf.find(name)
-            return shelved, stage(shelved.path, self._places, course)
+            return replace(shelved, manifest=stage(shelved.path, self._places, course))
 
         return await to_the_end(course, do)
 
-    async def _plan(
-        self, shelved: Shelved, manifest: Manifest, set_aside: str, *, restoring: bool = False
-    ) -> RestorePlan:
+    async def _plan(self, shelved: Shelved, set_aside: str, *, restoring: bool = False) -> RestorePlan:
         now: Facts | None = None
         try:
             now = await self._store.read(read_facts)
         except Busy:  # many rows and a slow disk: the counts are not worth the wait
             self._log.info("rows not counted in time")
         return await asyncio.to_thread(
-            plan, manifest, shelved.bytes, self._places, now, set_aside, restoring=restoring
+            plan, shelved, self._places, now, set_aside, restoring=restoring
         )
 
 

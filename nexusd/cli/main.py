@@ -46,6 +46,7 @@ from nexusd.cli.invocation import (
 from nexusd.cli.learned import PANEL, CommandGroup, resource_group
 from nexusd.cli.outbox_command import retry, show, watch
 from nexusd.cli.params import ParameterError, check_text, parse_arguments
+from nexusd.cli.restore_command import restore
 from nexusd.cli.sessions import ROW_ID, SessionName, session_id_of
 from nexusd.cli.texts import safe
 from nexusd.client import calls
@@ -278,6 +279,7 @@ def make_app() -> typer.Typer:
     app.command()(status)
     app.command()(doctor)
     app.command()(reload)
+    app.command()(restore)
     app.command()(events)
     app.command()(export)
     app.command("import")(import_)
