@@ -32,7 +32,7 @@ DAY = 1_700_000_000_000     # what is told in an order of time is given its time
 FIGURES = frozenset({
     "system.status", "outbox.status", "outbox.list", "cache.stats", "system.check", "index.status", "index.verify",
     "index.repair", "tokens.create", "tokens.list",
-    "index.repair", "backup.create", "backup.list", "backup.verify", "backup.status",
+    "backup.create", "backup.list", "backup.verify", "backup.status",
 })
 # Over HTTP there is no connection that stays.
 NEEDS_A_CONNECTION = frozenset({"events.subscribe", "events.unsubscribe", "auth.login"})

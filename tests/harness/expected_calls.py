@@ -339,7 +339,7 @@ class ExpectedCalls(ExpectedFiles):
 
     def backup_create(self, p: Params, r: Result) -> Any:
         told = ("name", "createdAt", "bytes", "databaseBytes", "schemaVersion", "program", "model", "rows", "files")
-        return {name: ANYTHING for name in told} | {"kind": "manual", "note": p.get("note")}
+        return dict.fromkeys(told, ANYTHING) | {"kind": "manual", "note": p.get("note")}
 
     # ---- rows of another store
 
