@@ -190,6 +190,7 @@ async def test_after_the_disk_died_the_memories_come_back_as_of_any_moment(
         assert client.call("index.verify", timeoutMs=60_000)["agrees"] is True
 
 
+@pytest.mark.long   # what it rests on is in test_store_database.py
 def test_a_pause_of_either_program_costs_no_copy_of_everything(tmp_path: Path, embedder: EmbeddingServer) -> None:
     """What the setting is for: after our own checkpoint it has to copy the whole database anew."""
     data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
