@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import structlog
 
@@ -78,7 +79,9 @@ class Checkup:
         clock: Clock,
         index_state: Callable[[], Awaitable[IndexState]] | None = None,
         backups: Backups,
+        socket_path: Callable[[], Path],
     ) -> None:
+        """`socket_path` answers where the Unix socket really is: systemd may have opened it."""
         self._settings = settings
         self._store = store
         self._index = index
@@ -91,6 +94,7 @@ class Checkup:
         self._load = load
         self._index_state = index_state
         self._backups = backups
+        self._socket_path = socket_path
         self._clock = clock
         self._started = clock.now_ms(), clock.monotonic_s()
         self._probes = itertools.count(1)
@@ -143,7 +147,7 @@ class Checkup:
         return await asyncio.to_thread(check_settings, held, self._load, changeable)
 
     async def _check_permissions(self) -> Check:
-        return await asyncio.to_thread(check_permissions, self._settings, os.geteuid())
+        return await asyncio.to_thread(check_permissions, self._settings, self._socket_path(), os.geteuid())
 
     async def _check_disk(self) -> Check:
         stats = self._store.stats()

@@ -95,12 +95,12 @@ def check_settings(held: Settings, load: Callable[[], Settings], changeable: Seq
     return worst("settings", found, "the defaults, and the environment" if path is None else f"as in {path}")
 
 
-def check_permissions(settings: Settings, user_id: int) -> Check:
-    """Whether only those get at the memories, the socket and the keys who shall."""
+def check_permissions(settings: Settings, socket_path: Path, user_id: int) -> Check:
+    """Whether only those get at the memories, the socket (which may be systemd's) and the keys who shall."""
     found = [
         *_private(settings.data_directory, user_id),
         *_closed(settings),
-        *_socket(settings.socket_path),
+        *_socket(socket_path),
         *_settings_file(settings.config_path),
     ]
     return worst("permissions", found, f"closed to the other users of this machine: {settings.data_directory}")

@@ -189,6 +189,7 @@ class Parts:
             settings=settings, store=self.store, index=self.index, serving=self.serving, worker=self.worker,
             supervisor=self.supervisor, files=self.files, processes=self.report.processes, clock=clock,
             reloader=self.reloader, load=load, index_state=self.index_api.state, backups=self.backups,
+            socket_path=lambda: self.server.socket_path,
         )
         self.metrics = Metrics(
             report=self.report, dispatcher=self.dispatcher, server=self.server, store=self.store,

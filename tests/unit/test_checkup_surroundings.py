@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 
 def permissions(settings: Settings) -> Check:
-    return check_permissions(settings, os.geteuid())
+    return check_permissions(settings, settings.socket_path, os.geteuid())
 
 
 def test_what_is_closed_to_others_is_in_order(settings: Settings) -> None:
@@ -67,7 +67,7 @@ def test_a_directory_that_others_get_into_is_told_with_its_command(settings: Set
 
 
 def test_a_directory_of_another_user_is_told(settings: Settings) -> None:
-    found = check_permissions(settings, os.geteuid() + 1)
+    found = check_permissions(settings, settings.socket_path, os.geteuid() + 1)
     assert (found.state, found.advice) == ("warning", f"chown -R {os.geteuid() + 1} {settings.data_directory}")
 
 
