@@ -14,6 +14,7 @@ from nexusd.data_directory import try_data_directory
 from nexusd.embedding.http_settings import http_complaints
 from nexusd.embedding.model_files import model_complaints
 from nexusd.errors import RpcError, StartupError
+from nexusd.wire.tls_files import tls_complaints
 
 REFUSED = 1     # a backup that is no good, or not there
 
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     def load() -> Settings:
         return load_settings(
             config=options.config, data=options.data, environ=os.environ,
-            rules=[model_complaints, http_complaints],
+            rules=[model_complaints, http_complaints, tls_complaints],
         )
 
     try:

@@ -86,6 +86,8 @@ class App:
                 await parts.server.start()
                 parts.supervisor.start("status", self._keep_status)
                 parts.supervisor.start("reload", parts.reloader.run)
+                if parts.tls_keys is not None:
+                    parts.supervisor.start("certificate", parts.tls_keys.run)
                 parts.notifier.ready(parts.report.line())
                 parts.patience.enough()
                 parts.life_signs.start(parts.store, parts.worker)

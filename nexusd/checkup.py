@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from nexusd.backup.keeper import Backups
 from nexusd.checkup_replication import check_replication
 from nexusd.checkup_surroundings import (
+    check_certificate,
     check_clock,
     check_disk,
     check_memory,
@@ -44,6 +46,7 @@ from nexusd.store.database import Database
 from nexusd.store.integrity import check_references, check_table, count_full_text, newest_ms, table_names
 from nexusd.store.memory_filter import TEXT_TABLES
 from nexusd.sync.worker import OutboxWorker
+from nexusd.wire.tls_keys import CertificateState
 
 TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 15.0          # the built-in model is loaded by its first text
@@ -80,8 +83,12 @@ class Checkup:
         index_state: Callable[[], Awaitable[IndexState]] | None = None,
         backups: Backups,
         socket_path: Callable[[], Path],
+        certificate: Callable[[], CertificateState] | None = None,
     ) -> None:
-        """`socket_path` answers where the Unix socket really is: systemd may have opened it."""
+        """`socket_path` answers where the Unix socket really is: systemd may have opened it.
+
+        `certificate` where there is one, which is where TLS is spoken.
+        """
         self._settings = settings
         self._store = store
         self._index = index
@@ -95,6 +102,7 @@ class Checkup:
         self._index_state = index_state
         self._backups = backups
         self._socket_path = socket_path
+        self._certificate = certificate
         self._clock = clock
         self._started = clock.now_ms(), clock.monotonic_s()
         self._probes = itertools.count(1)
@@ -121,6 +129,8 @@ class Checkup:
             ("memory", self._check_memory, TIMEOUT_S),
             ("tasks", self._check_tasks, TIMEOUT_S),
         ]
+        if self._certificate is not None:
+            looks.append(("certificate", partial(self._check_certificate, self._certificate), TIMEOUT_S))
         return SystemChecks(checks=await asyncio.gather(*(self._one(*look) for look in looks)))
 
     async def _one(self, name: str, look: Look, timeout_s: float) -> Check:
@@ -163,6 +173,9 @@ class Checkup:
 
     async def _check_memory(self) -> Check:
         return await asyncio.to_thread(check_memory, self._processes())
+
+    async def _check_certificate(self, state: Callable[[], CertificateState]) -> Check:
+        return check_certificate(state(), self._clock.now_ms())
 
     # --- its own parts ---
 

@@ -20,6 +20,7 @@ from nexusd.config_changes import changed_keys, is_under
 from nexusd.errors import ConfigError
 from nexusd.model.system import Check, CheckState
 from nexusd.processes import machine_memory, resident_bytes
+from nexusd.wire.tls_keys import CertificateState
 
 OTHERS = 0o007
 LEAST_ROOM_BYTES = 64 * 1024 * 1024         # with less, a checkpoint or the next growth of the WAL may fail
@@ -27,6 +28,7 @@ ENOUGH_ROOM_BYTES = 1024 * 1024 * 1024
 LEAST_MEMORY_BYTES = 256 * 1024 * 1024      # what the embedding model takes when it is started again
 LATE_S = 5.0                                # clocks of one machine, read one after the other, differ by less
 JUMPED_S = 60.0
+EXPIRES_SOON_S = 14 * 86_400.0              # two weekends in which somebody may come to it
 EARLIEST_MS = 1_704_067_200_000             # 2024: a machine without a battery wakes up decades before
 
 # a key that is no null and no comment
@@ -205,6 +207,25 @@ def check_clock(clock: Clock, started: tuple[int, float], newest_ms: int | None)
         says = f"the clock moved {shown_span(jumped_s)} more than time passed since the daemon started"
         return finding("clock", "warning", says, f"Nothing, if the machine slept that long. Else {advice}")
     return ok("clock", "steady since the start, and later than the newest row")
+
+
+def check_certificate(state: CertificateState, now_ms: int) -> Check:
+    """Whether clients will believe the certificate tomorrow as well."""
+    left_s = state.not_after_s - now_ms / 1000
+    renewed = "nexusctl tls init --renew, or as it was made"
+    found = []
+    if state.refusal is not None:
+        says = f"the files changed and are refused, what was there before is still shown: {state.refusal}"
+        found.append(finding("", "problem", says, "Put them right: a change is noticed by itself"))
+    if left_s < 0:
+        says = f"{state.file} is out of date for {shown_span(-left_s)}: no client believes it"
+        found.append(finding("", "problem", says, f"Renew it: {renewed}"))
+    elif left_s < EXPIRES_SOON_S:
+        says = f"{state.file} is good for {shown_span(left_s)} more"
+        found.append(finding("", "warning", says, f"Renew it: {renewed}"))
+    return worst(
+        "certificate", found, f"{state.file}, for {', '.join(state.names)}, is good for {shown_span(left_s)} more"
+    )
 
 
 def check_memory(processes: Iterable[tuple[str, int]]) -> Check:

@@ -48,7 +48,7 @@ CHOOSING_VARIABLES = {
 # A relative path in these starts at the file that names it.
 PATH_KEYS = frozenset({
     "storage.database", "storage.backups.directory", "server.socket.path", "files.directory", "index.tls.caFile",
-    "log.journalSocket",
+    "log.journalSocket", "server.tcp.tls.certFile", "server.tcp.tls.keyFile", "server.tcp.tls.clientCaFile",
 })
 DEFAULT_INDEX_URL = "http://localhost:6333"  # the older service's own default
 
@@ -129,7 +129,7 @@ def describe_settings(settings: Settings) -> str:
         "data": settings.data_directory,
         "database": settings.database_path,
         "socket": settings.socket_path,
-        "tcp": f"{host}:{tcp.port}" if tcp.enabled else "off",
+        "tcp": f"{host}:{tcp.port}{' (TLS)' if tcp.tls.cert_file else ''}" if tcp.enabled else "off",
     }
     if index.backend == "server":
         lines["index"] = index.url or DEFAULT_INDEX_URL

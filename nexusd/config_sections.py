@@ -39,10 +39,13 @@ class SocketConfig(Section, frozen=True, kw_only=True):
     readers: str | None = None
 
 
-class TcpTlsConfig(Section, frozen=True, kw_only=True):
-    """TLS on the TCP port."""
+class TlsConfig(Section, frozen=True, kw_only=True):
+    """TLS on the LAN port. `cert_file` null: plain text."""
 
     cert_file: str | None = None
+    key_file: str | None = None
+    client_ca_file: str | None = None
+    client_roles: str | None = None  # NAME=ROLE, separated by commas
 
 
 class TcpConfig(Section, frozen=True, kw_only=True):
@@ -55,7 +58,7 @@ class TcpConfig(Section, frozen=True, kw_only=True):
     auth: Literal["token", "none"] = "token"
     insecure_lan: bool = False
     trusted_networks: str | None = None  # separated by commas: NETWORK=ROLE
-    tls: TcpTlsConfig = TcpTlsConfig()
+    tls: TlsConfig = TlsConfig()
 
     @property
     def names(self) -> list[str]:

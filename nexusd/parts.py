@@ -84,6 +84,7 @@ from nexusd.wire.gate import Gate
 from nexusd.wire.http_service import HttpService
 from nexusd.wire.listeners import Server
 from nexusd.wire.methods import MethodTable
+from nexusd.wire.tls_keys import TlsKeys
 
 DRILL_DIRECTORY = ".drill"  # in the data directory, while a restore is rehearsed
 # Of storage.backups, what can change without a restart: all but the directory, which others were given too.
@@ -161,9 +162,11 @@ class Parts:
             metrics=self._figures if config.metrics.enabled else None,
         )
         inherited = settings.systemd.inherited_sockets
+        tls = config.server.tcp.tls
+        self.tls_keys = TlsKeys(tls, clock) if tls.cert_file is not None else None
         self.server = Server(
             self.dispatcher, config.server, settings.socket_path, self.http, inherited=inherited,
-            authenticator=authenticator, audit=audit,
+            authenticator=authenticator, audit=audit, tls_keys=self.tls_keys,
         )
         self.tokens = TokensApi(
             self.store, authenticator, audit, clock, credentials=settings.systemd.credentials,
@@ -171,7 +174,7 @@ class Parts:
         )
         self.reloader = Reloader(
             settings, load, self._takers(log), notifier=self.notifier, status_line=self._status_line,
-            publish=self.hub.publish, look_at_files=self.files.scan,
+            publish=self.hub.publish, look_at_files=self._look_at_files,
         )
         self.report = StatusReport(
             settings=settings, store=self.store, index=self.index, serving=self.serving,
@@ -190,6 +193,7 @@ class Parts:
             supervisor=self.supervisor, files=self.files, processes=self.report.processes, clock=clock,
             reloader=self.reloader, load=load, index_state=self.index_api.state, backups=self.backups,
             socket_path=lambda: self.server.socket_path,
+            certificate=None if self.tls_keys is None else self.tls_keys.state,
         )
         self.metrics = Metrics(
             report=self.report, dispatcher=self.dispatcher, server=self.server, store=self.store,
@@ -232,7 +236,9 @@ class Parts:
             for part in (self.worker, self.reembedding):
                 part.set_pace(config.outbox)
 
+        tls = [] if self.tls_keys is None else [Taker(["server.tcp.tls"], self.tls_keys.take)]
         return [
+            *tls,
             Taker(["log.level"], lambda config: log.set_level(config.log.level)),
             Taker(["log.slowRequestMs"], lambda config: self.dispatcher.set_slow_request(config.log.slow_request_ms)),
             Taker(["server.limits"], take_limits),
@@ -310,6 +316,11 @@ class Parts:
             if answering:
                 self.verifier.embedder_answers()
             self._tell_state("embedder", up=answering)
+
+    async def _look_at_files(self) -> None:
+        await self.files.scan()
+        if self.tls_keys is not None:
+            await self.tls_keys.look()
 
     def _status_line(self) -> str:
         return self.report.line()

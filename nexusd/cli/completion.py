@@ -15,6 +15,7 @@ import typer
 
 from nexusd.cli.connection import choose_token, connected, socket_path_or_url
 from nexusd.cli.typed_params import Explained, Schema, camel, choices, fields_of, find, is_switch, kebab
+from nexusd.client.address import Trust
 from nexusd.client.core import Request
 from nexusd.client.errors import ClientError
 from nexusd.errors import RpcError
@@ -154,7 +155,8 @@ def asked(ctx: typer.Context, request: Request[T]) -> T | None:
     try:
         address = socket_path_or_url(given.get("socket"), given.get("url"))
         token = choose_token(given.get("token"), given.get("token_file"), from_environment={"token", "token_file"})
-        with connected(address, timeout_s=MAX_WAIT_S, token=token) as nexus:
+        trust = Trust(given.get("ca_file"), given.get("cert_file"), given.get("key_file"))
+        with connected(address, timeout_s=MAX_WAIT_S, token=token, trust=trust) as nexus:
             left_s = max(0.0, deadline - time.monotonic())
             return nexus.execute(request, timeout_s=left_s)
     except (ClientError, RpcError, ValueError):  # a half-typed address too: a prompt is no place for complaints

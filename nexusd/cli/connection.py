@@ -9,11 +9,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nexusd.client.address import Address, UnixAddress, parse_address
+from nexusd.client.address import Address, Trust, UnixAddress, parse_address
 from nexusd.client.errors import ConnectionFailed
 from nexusd.client.sync_client import Client
 
 MAX_TOKEN_FILE_BYTES = 4096
+TLS_SCHEMES = ("tls://", "https://")
 # The system's daemon first, then one that was started by hand in this directory.
 DEFAULT_SOCKETS = ("/run/nexusd/nexusd.sock", "data/nexusd.sock")
 
@@ -64,14 +65,20 @@ def read_token(file: Path) -> str:
     return text
 
 
-def connected(given: str | None, *, timeout_s: float, token: Token | None = None) -> Client:
+def connected(
+    given: str | None, *, timeout_s: float, token: Token | None = None, trust: Trust | None = None
+) -> Client:
     """A client connected to the given address, or to the first default place where a daemon listens.
+
+    `trust` is looked at where the address is of the kind that has a use for it.
 
     Raises:
         ConnectionFailed: none does; the message names every place that was tried and why not.
         ValueError: the given address is none.
     """
-    addresses: list[Address] = [parse_address(given)] if given else [UnixAddress(p) for p in DEFAULT_SOCKETS]
+    if given is not None and not given.startswith(TLS_SCHEMES):
+        trust = None
+    addresses: list[Address] = [parse_address(given, trust)] if given else [UnixAddress(p) for p in DEFAULT_SOCKETS]
     failures = []
     for address in addresses:
         shown = None if token is None else token.for_address(address)
@@ -97,5 +104,5 @@ def socket_path_or_url(socket: str | None, url: str | None) -> str | None:
         raise ValueError("expected one of --socket and --url, got both")
     if url is not None and "://" not in url:
         hint = f"; for a socket say --socket {url}" if Path(url).exists() else ""
-        raise ValueError(f"expected --url tcp://HOST:PORT, got {url}{hint}")
+        raise ValueError(f"expected --url tls://HOST:PORT or tcp://HOST:PORT, got {url}{hint}")
     return url or socket

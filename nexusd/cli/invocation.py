@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from nexusd.cli.connection import Token, connected
 from nexusd.cli.params import ParameterError, parse_document
 from nexusd.cli.texts import safe
+from nexusd.client.address import Trust
 from nexusd.client.sync_client import Client
 from nexusd.errors import RpcError
 
@@ -47,10 +48,11 @@ class Invocation:
     timeout_s: float
     json: bool
     token: Token | None = None
+    trust: Trust | None = None
 
     def client(self) -> Client:
         """A connected client."""
-        return connected(self.address, timeout_s=self.timeout_s, token=self.token)
+        return connected(self.address, timeout_s=self.timeout_s, token=self.token, trust=self.trust)
 
 
 def invocation_of(ctx: typer.Context, *, json: bool) -> Invocation:

