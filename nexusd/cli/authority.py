@@ -67,16 +67,11 @@ def make_client(authority: Signed, name: str, days: int, now: datetime) -> Signe
 
 
 def names_of(certificate: bytes) -> list[str]:
-    """The host names and addresses that a certificate is for.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The host names and addresses that a certificate is for; none where it is broken."""
     try:
-        found = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-    except x509.ExtensionNotFound:
+        extensions = x509.load_pem_x509_certificate(certificate).extensions
+        found = extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (ValueError, x509.ExtensionNotFound):
         return []
     return [str(one.value) for one in found.value]
 
