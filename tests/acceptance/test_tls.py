@@ -119,12 +119,11 @@ def test_the_blocking_client_speaks_and_listens(house: House) -> None:
 
 
 def test_a_blocking_client_that_is_closed_by_another_thread_wakes_up(house: House) -> None:
-    with house.client() as nexus:
-        with nexus.events(["users"]) as events:
-            waiting = threading.Timer(0.1, events.close)
-            waiting.start()
-            assert list(events) == []
-            waiting.join()
+    with house.client() as nexus, nexus.events(["users"]) as events:
+        waiting = threading.Timer(0.1, events.close)
+        waiting.start()
+        assert list(events) == []
+        waiting.join()
 
 
 def test_the_asyncio_client_speaks_and_listens(house: House) -> None:
@@ -146,9 +145,11 @@ def test_neither_client_believes_a_stranger(house: House, tmp_path: Path) -> Non
             await nexus.status()
 
     for url, ca_file in ((house.url, stranger.ca_file), (house.url, None)):
-        with Client(url, retry=ONE_TRY, ca_file=ca_file) as nexus:
-            with pytest.raises(ConnectionFailed, match="its certificate is not believed: "):
-                nexus.status()
+        with (
+            Client(url, retry=ONE_TRY, ca_file=ca_file) as nexus,
+            pytest.raises(ConnectionFailed, match="its certificate is not believed: "),
+        ):
+            nexus.status()
     with pytest.raises(ConnectionFailed, match="its certificate is not believed: "):
         asyncio.run(speak(house.url, stranger.ca_file))
 

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 from harness.certificates import Household
@@ -42,9 +42,9 @@ class WatchedServer(Server):
         super().__init__(*args, **named)
         self._moved = asyncio.Event()
 
-    def expect(self, connection: Connection, key: str) -> None:
+    def expect(self, connection: Connection, host: str) -> None:
         try:
-            super().expect(connection, key)
+            super().expect(connection, host)
         finally:
             self._moved.set()
 
@@ -123,6 +123,7 @@ class Site:
         self.household = household
         self.door = asyncio.Event()         # what the method `wait` waits for
         self.entered = asyncio.Event()
+        self.auth: Literal["none", "token"] = "none"
         self.keys: TlsKeys | None = None
         self._path = path
         self._stack = stack
@@ -146,7 +147,7 @@ class Site:
             Method(name, "s", NoParams, object, handler, "read")
             for name, handler in (("who", who), ("large", large), ("wait", wait))
         ])
-        config = ServerConfig(limits=LimitsConfig(**limits), tcp=TcpConfig(port=0))
+        config = ServerConfig(limits=LimitsConfig(**limits), tcp=TcpConfig(port=0, auth=self.auth))
         dispatcher = Dispatcher(table, config.limits, gate=Gate(is_open=True))
         http = HttpService(dispatcher, table, config.limits, SystemClock(), routes=[], host_names=[])
         self.keys = TlsKeys(self.household.settings() if tls is None else tls, SystemClock())
@@ -319,6 +320,31 @@ async def test_a_certificate_with_a_role_says_who_its_client_is(
 ) -> None:
     server = await site.server(site.household.settings(roles=ROLES))
     assert (await (await site.connected(server, client)).ask())["result"] == principal
+
+
+async def test_a_certificate_with_a_role_takes_the_place_of_a_token(site: Site) -> None:
+    site.auth = "token"
+    server = await site.server(site.household.settings(roles=ROLES), max_unauthenticated_per_peer=1)
+    for _ in range(3):      # known from the handshake on, they are none of the few that are not
+        wire = await site.connected(server, "kitchen-display")
+        assert (await wire.ask())["result"] == ["cert:kitchen-display", "read"]
+    refused = await site.connected(server, "unmapped")
+    assert (await refused.ask())["error"]["data"]["kind"] == "unauthenticated"
+    refused.close()
+    await server.until(lambda: server.connections == 3)
+    assert (await (await site.connected(server)).ask())["error"]["data"]["kind"] == "unauthenticated"
+
+
+async def test_half_open_handshakes_are_few_where_nobody_is_known_yet(site: Site) -> None:
+    site.auth = "token"
+    server = await site.server(site.household.settings(roles=ROLES), max_unauthenticated_per_peer=8)
+    stalled = [await site.connect(server, local="127.0.0.2") for _ in range(200)]
+    await server.until(lambda: server.connections + server.refused == 200)
+    assert server.connections == 8
+    assert (await (await site.connected(server, "backup-box")).ask())["result"] == ["cert:backup-box", "admin"]
+    for wire in stalled:
+        wire.close()
+    await server.until(lambda: server.connections == 1)
 
 
 async def test_clients_certificates_are_not_asked_for_unless_configured(site: Site) -> None:

@@ -13,6 +13,7 @@ from fakes.clock import ManualClock
 
 from nexusd import checkup_surroundings as surroundings
 from nexusd.checkup_surroundings import (
+    check_certificate,
     check_clock,
     check_disk,
     check_memory,
@@ -24,6 +25,7 @@ from nexusd.checkup_surroundings import (
 )
 from nexusd.config import Settings, load_settings
 from nexusd.model.system import Check
+from nexusd.wire.tls_keys import CertificateState
 
 GIB = 1024**3
 
@@ -200,3 +202,22 @@ def test_of_several_findings_the_gravest_says_how_it_is_and_goes_first() -> None
 @pytest.mark.parametrize(("seconds", "words"), [(7, "7 s"), (600, "10 min"), (86_400, "24 h"), (864_000, "10 days")])
 def test_spans_are_told_in_the_unit_that_suits_them(seconds: float, words: str) -> None:
     assert shown_span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "says"),
+    [(400.0, "ok", "is good for 400 days more"), (15.0, "ok", "15 days"), (13.9, "warning", "is good for 14 days more"),
+     (0.5, "warning", "12 h"), (-3.0, "problem", "is out of date for 3 days")],
+)
+def test_a_certificate_is_told_two_weeks_before_clients_stop_believing_it(days: float, state: str, says: str) -> None:
+    now_ms = 1_800_000_000_000
+    found = check_certificate(
+        CertificateState("/tls/server.crt", ("nexus.local",), now_ms / 1000 + days * 86_400, None), now_ms
+    )
+    assert (found.state, says in found.says) == (state, True)
+    assert (found.advice is None) == (state == "ok")
+
+
+def test_a_certificate_that_was_refused_is_a_problem_though_the_old_one_is_good() -> None:
+    found = check_certificate(CertificateState("/tls/server.crt", (), 2e9, "it is half a file"), 1_800_000_000_000)
+    assert (found.state, "it is half a file" in found.says) == ("problem", True)

@@ -30,9 +30,9 @@ def modes(household: Household) -> dict[str, int]:
 
 def test_keys_are_closed_and_certificates_are_open_whatever_the_umask(household: Household) -> None:
     household.client("kitchen")
-    assert modes(household) == {
-        f"{name}.{kind}": mode for name in ("ca", "server", "kitchen") for kind, mode in (("crt", 0o644), ("key", 0o600))
-    }
+    kinds = {"crt": 0o644, "key": 0o600}
+    names = ("ca", "server", "kitchen")
+    assert modes(household) == {f"{name}.{kind}": mode for name in names for kind, mode in kinds.items()}
 
 
 def test_the_authority_signs_for_servers_and_clients_and_for_no_authority(household: Household) -> None:
