@@ -84,10 +84,7 @@ class App:
                 parts.gate.open()  # before the sockets: whoever waited there through a restart is not put off
                 stack.push_async_callback(parts.server.close)
                 await parts.server.start()
-                parts.supervisor.start("status", self._keep_status)
-                parts.supervisor.start("reload", parts.reloader.run)
-                if parts.tls_keys is not None:
-                    parts.supervisor.start("certificate", parts.tls_keys.run)
+                self._look_after_itself()
                 parts.notifier.ready(parts.report.line())
                 parts.patience.enough()
                 parts.life_signs.start(parts.store, parts.worker)
@@ -115,6 +112,14 @@ class App:
             finished = finish(parts.places)
         if finished is not None:
             parts.log.warning("restored", backup=finished.backup, set_aside=str(finished.set_aside))
+
+    def _look_after_itself(self) -> None:
+        """What goes on beside the work: what systemd shows, settings and certificates that change."""
+        parts = self._parts
+        parts.supervisor.start("status", self._keep_status)
+        parts.supervisor.start("reload", parts.reloader.run)
+        if parts.tls_keys is not None:
+            parts.supervisor.start("certificate", parts.tls_keys.run)
 
     async def _drain(self, reason: str) -> None:
         """Let nobody in any more; answer those who are in, and deliver what is due."""

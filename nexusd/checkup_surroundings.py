@@ -212,7 +212,8 @@ def check_clock(clock: Clock, started: tuple[int, float], newest_ms: int | None)
 def check_certificate(state: CertificateState, now_ms: int) -> Check:
     """Whether clients will believe the certificate tomorrow as well."""
     left_s = state.not_after_s - now_ms / 1000
-    renewed = "nexusctl tls init --renew, or as it was made"
+    directory = shlex.quote(str(Path(state.file).parent))
+    renewed = f"nexusctl tls init --renew --dir {directory}, or as it was made"
     found = []
     if state.refusal is not None:
         says = f"the files changed and are refused, what was there before is still shown: {state.refusal}"

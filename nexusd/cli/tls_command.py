@@ -63,7 +63,7 @@ def init(
         _hold_host(one)
     now = datetime.now(UTC)
     _make_directory(place)
-    names = [*(name or []), *machine_names()]
+    names = name or []
     if renew:
         signer = _signer(place)
         names += made.names_of(_read(place / "server.crt")) if (place / "server.crt").exists() else []
@@ -71,7 +71,7 @@ def init(
         _hold_free(place, "ca", "server")
         signer = made.make_authority(f"nexusd household authority ({socket.gethostname()})", now)
         _write(place, "ca", signer)
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys([*names, *machine_names()]))
     server = made.make_server(signer, names, days, now)
     _write(place, "server", server)
     _give_to_daemon(place / "server.key")

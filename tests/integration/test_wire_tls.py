@@ -264,6 +264,17 @@ async def test_after_an_error_that_ends_it_the_end_is_announced_as_well(site: Si
     assert wire.was_told_the_end
 
 
+async def test_a_client_that_says_its_goodbye_is_let_go_without_a_word(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await site.server()
+    wire = await site.connected(server)
+    await wire.ask()
+    wire.close()    # which announces the end, and waits for ours
+    await server.until(lambda: server.connections == 0)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 async def test_requests_written_together_are_all_answered(site: Site) -> None:
     wire = await site.connected(await site.server())
     wire.write(b"".join(ECHO % str(number).encode() for number in range(300)))
