@@ -53,5 +53,6 @@ class RestoreApi:
                 role="admin",
                 waits=True,
                 errors=(BackupBusy, NoSuchBackup),
+                example={},
             ),
         ]

@@ -172,7 +172,7 @@ def _understood(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError, OverflowError) as error:
-        raise _invalid(path, f"it cannot be read as a tar of ours ({error})") from error
+        raise _invalid(path, f"it is damaged, or was never a backup ({error})") from error
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.start_s = 0.0
         self._notify: socket.socket | None = None
+        self._told: list[str] = []
         open_door = {"NEXUSD_SERVER__TCP__ENABLED": "false", "NEXUSD_SERVER__TCP__AUTH": "none"}
         self._settings = {**open_door, **(settings or {})}
         self._notify_path = data.parent / f"{data.name}.notify"
@@ -89,6 +90,22 @@ class Daemon:
             if name is not None:
                 found[name] = pid
         return found
+
+    def told(self) -> list[str]:
+        """What it has told the service manager since it became ready, a line each; what was told once is not again."""
+        assert self._notify is not None
+        while True:
+            try:
+                self._told += self._notify.recv(4096).decode().split("\n")
+            except TimeoutError:
+                return self._told
+
+    def metrics(self) -> str:
+        """What GET /metrics answers."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(self.socket_path))
+            asking.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return b"".join(iter(lambda: asking.recv(65536), b"")).decode()
 
     def kill(self) -> None:
         """kill -9, and nothing of it is left."""

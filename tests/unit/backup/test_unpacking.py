@@ -150,7 +150,7 @@ def test_a_frame_that_asks_for_gigabytes_is_refused(tmp_path: Path, database: Pa
         backup, database, lie=lambda _: msgspec.structs.replace(manifest, members=[only]),
         after={DATABASE_MEMBER: greedy},
     )  # fmt: skip
-    with pytest.raises(BackupInvalid, match="cannot be read"):
+    with pytest.raises(BackupInvalid, match="is damaged, or was never"):
         unpack(backup, into)
 
 
