@@ -292,7 +292,7 @@ class Parts:
             EventsApi(self.hub),
             ReembedApi(self.store, self.models, self.reembedding, self.kept, self.clock),
             BackupApi(self.store, self.backups, self.clock),
-            RestoreApi(self.restorer, self.drills),
+            RestoreApi(self.store, self.restorer, self.drills, self.clock),
             OutboxApi(self.store, self.worker, self.collections.logical, self.clock, self.erasing),
             self.index_api,
         ):

@@ -5,10 +5,9 @@ Owns the pages of the list, and that a call that is sent again makes no second b
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
+from nexusd.api.long_calls import LongCalls
 from nexusd.api.receipts import receipt_for
 from nexusd.backup.keeper import Backups
 from nexusd.clock import Clock
@@ -17,57 +16,27 @@ from nexusd.errors import (
     BackupInvalid,
     DiskFull,
     FieldError,
-    IdempotencyMismatch,
     InvalidParams,
     NoSuchBackup,
     ReadOnly,
 )
 from nexusd.model.backups import Backup, BackupStatus, CreateBackup, ListBackups, VerifiedBackup, VerifyBackup
 from nexusd.model.fields import Listing, NoParams
-from nexusd.store.connection import Connection
 from nexusd.store.database import Database
-from nexusd.store.idempotency import Receipt, kept_reply
 from nexusd.wire.methods import Call, Method
-
-Answer = Backup | msgspec.Raw
 
 
 class BackupApi:
     """The methods on backups."""
 
     def __init__(self, store: Database, backups: Backups, clock: Clock) -> None:
-        self._store = store
         self._backups = backups
-        self._clock = clock
-        self._under_way: dict[tuple[str, str], tuple[Receipt, asyncio.Task[Answer]]] = {}
+        self._calls: LongCalls[Backup] = LongCalls(store, clock)
 
-    async def create(self, call: Call, params: CreateBackup) -> Answer:
+    async def create(self, call: Call, params: CreateBackup) -> Backup | msgspec.Raw:
         """Make one, and answer when it is proven."""
         receipt = receipt_for(call, "backup.create", params)
-        if receipt is None:
-            return await self._backups.create("manual", params.note)
-        who = receipt.principal, receipt.key
-        known = self._under_way.get(who)
-        if known is not None:   # the same call, while the first one is at it
-            if known[0] != receipt:
-                raise IdempotencyMismatch
-            return await asyncio.shield(known[1])
-        kept = self._store.peek(kept_reply, receipt, self._clock.now_ms())
-        if kept is not None:
-            return kept
-        task = asyncio.create_task(self._create_once(receipt, params.note))
-        self._under_way[who] = receipt, task
-        task.add_done_callback(lambda done: self._ended(who, done))
-        return await asyncio.shield(task)   # whoever goes away may ask again, and gets the reply
-
-    async def _create_once(self, receipt: Receipt, note: str | None) -> Answer:
-        backup = await self._backups.create("manual", note)
-        return await self._store.write_once(receipt, _as_it_is, backup)
-
-    def _ended(self, who: tuple[str, str], task: asyncio.Task[Answer]) -> None:
-        del self._under_way[who]
-        if not task.cancelled():
-            task.exception()    # the caller may be gone, and nobody else asks
+        return await self._calls.once(receipt, lambda: self._backups.create("manual", params.note))
 
     async def page(self, _call: Call, params: ListBackups) -> Listing[Backup]:
         """A page, newest first."""
@@ -136,7 +105,3 @@ class BackupApi:
                 example={},
             ),
         ]
-
-
-def _as_it_is(_db: Connection, backup: Backup) -> Backup:
-    return backup

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import msgspec
 
+from nexusd.api.long_calls import LongCalls
 from nexusd.api.receipts import receipt_for
 from nexusd.backup.drill import Drills
 from nexusd.backup.restorer import Restorer
+from nexusd.clock import Clock
 from nexusd.errors import BackupBusy, BackupInvalid, DiskFull, NoSuchBackup, ReadOnly
 from nexusd.model.backups import Drill, DrillBackup, RestoreBackup, RestorePlan
+from nexusd.store.database import Database
 from nexusd.wire.methods import Call, Method
 
 
 class RestoreApi:
     """The methods that put a backup back."""
 
-    def __init__(self, restorer: Restorer, drills: Drills) -> None:
+    def __init__(self, store: Database, restorer: Restorer, drills: Drills, clock: Clock) -> None:
         self._restorer = restorer
         self._drills = drills
+        self._calls: LongCalls[RestorePlan] = LongCalls(store, clock)
 
     async def restore(self, call: Call, params: RestoreBackup) -> RestorePlan | msgspec.Raw:
         """Verify it, and answer what changes; then it does."""
+        receipt = receipt_for(call, "backup.restore", params)
         if params.dry_run:
-            return await self._restorer.try_out(params.name)
-        return await self._restorer.restore(params.name, receipt_for(call, "backup.restore", params))
+            return await self._calls.once(receipt, lambda: self._restorer.try_out(params.name))
+        return await self._calls.once(receipt, lambda: self._restorer.restore(params.name, receipt))
 
     async def drill(self, _call: Call, _params: DrillBackup) -> Drill:
         """Rehearse it with the newest backup."""

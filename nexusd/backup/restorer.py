@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TypeVar
 
-import msgspec
 import structlog
 
 from nexusd.backup.course import Course
@@ -26,7 +25,7 @@ from nexusd.model.backups import BackupStep, RestorePlan
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.facts import Facts, read_facts
-from nexusd.store.idempotency import Receipt, keep_reply, kept_reply
+from nexusd.store.idempotency import Receipt, keep_reply
 
 T = TypeVar("T")
 
@@ -62,11 +61,10 @@ class Restorer:
             finally:
                 await asyncio.to_thread(self._places.sweep)
 
-    async def restore(self, name: str, receipt: Receipt | None) -> RestorePlan | msgspec.Raw:
+    async def restore(self, name: str, receipt: Receipt | None) -> RestorePlan:
         """Verify it and note that it takes the place of what is there; then the daemon is asked to begin again.
 
-        The same call again finds its reply in the restored database: no restore is done twice by a client that tries
-        again.
+        The reply is kept in the restored database: no restore is done twice for a client that tries again.
 
         Raises:
             NoSuchBackup, BackupInvalid: there is none, or it is no good.
@@ -76,10 +74,6 @@ class Restorer:
         """
         if self._noted:
             raise Stopping("A restore was begun a moment ago.")
-        if receipt is not None:
-            kept = await self._store.read(kept_reply, receipt, self._clock.now_ms())
-            if kept is not None:
-                return kept
         async with self._exclusive("restoring") as course:
             shelved = await self._staged(name, course)
             now_ms = self._clock.now_ms()

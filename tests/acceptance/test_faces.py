@@ -33,6 +33,7 @@ FIGURES = frozenset({
     "system.status", "outbox.status", "outbox.list", "cache.stats", "system.check", "index.status", "index.verify",
     "index.repair", "tokens.create", "tokens.list",
     "backup.create", "backup.list", "backup.verify", "backup.status",
+    "backup.create", "backup.list", "backup.verify", "backup.status", "backup.restore", "backup.drill",
 })
 # Over HTTP there is no connection that stays.
 NEEDS_A_CONNECTION = frozenset({"events.subscribe", "events.unsubscribe", "auth.login"})
@@ -168,6 +169,8 @@ SCRIPT: tuple[Step, ...] = (
     S("backup.list", {"limit": 1}),
     S("backup.verify"),
     S("backup.status"),
+    S("backup.restore", {"name": "none"}, error="no_such_backup"),
+    S("backup.drill"),
     S("index.forget"),
     S("index.forget", {"key": "none"}, error="not_found"),
     S("vectors.search", {"query": "wet rooms", "limit": 2}),

@@ -332,6 +332,9 @@ class RandomCalls:
     def index_forget(self) -> Params:
         return self.some(key=lambda: "none")
 
+    def backup_restore(self) -> Params:
+        return {"name": "none"}
+
     def backup_create(self) -> Params:
         return self.some(note=lambda: "before something")
 

@@ -46,7 +46,7 @@ WEIGHTS = {
     "toolLogs.append": 10, "toolLogs.prune": 1,
     "vectors.store": 8, "vectors.storeMany": 4, "vectors.delete": 2,
     "semantic.upsert": 10, "semantic.delete": 6, "outbox.retry": 1,
-    "index.reembed": 1, "index.forget": 1, "backup.create": 1,
+    "index.reembed": 1, "index.forget": 1, "backup.create": 1, "backup.restore": 1,
     "presets.create": 2, "presets.update": 2, "presets.put": 3, "presets.delete": 2,
     "tools.put": 3, "tools.delete": 2, "mcpServers.put": 3, "mcpServers.delete": 2,
     "cache.set": 8, "cache.delete": 2, "cache.clear": 2,

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 from fakes.index import FakeIndex
+from harness.backup_files import backup_of
+from harness.backup_files import fill as small_database
 from harness.expected_rows import REFUSED_WORD
 from harness.methods import real_table
 from harness.walk import Refusing
@@ -122,6 +124,7 @@ EXAMPLES = {
     "index.reembed": Example({"force": True}, {}),
     "index.forget": Example({}, {"key": "another"}),
     "backup.create": Example({"note": "new"}, {"note": "other"}),
+    "backup.restore": Example({"name": "then"}, {"name": "then", "dryRun": True}),
     "presets.create": Example({"name": "new", "content": {"a": 1}}, {"name": "new", "content": {"a": True}}),
     "presets.update": Example({"name": "Chef", "content": {"a": 1}}, {"name": "Chef", "content": {"a": True}}),
     "presets.put": Example({"name": "Chef", "content": {"a": 1}}, {"name": "Chef", "content": {"a": 1.5}}),
@@ -184,6 +187,8 @@ async def small_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, F
     data = tmp_path_factory.mktemp("small") / "data"
     async with whole_daemon(data, embedder=Refusing(), clock=WalkingClock(), index=(index := FakeIndex())) as daemon:
         await fill(daemon)
+    (data / "backups").mkdir(exist_ok=True)
+    backup_of(data / "backups/then.tar", small_database(data.parent / "then.db", ["a text"]))
     return data, index
 
 

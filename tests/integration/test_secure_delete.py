@@ -32,7 +32,10 @@ pytestmark = pytest.mark.anyio
 NOW_MS = 1_700_000_000_000
 WORD = "zqkwvbtrwxgl"
 # What a call of these answers is no text of anybody's: counts, states, names of what stays in the file system.
-WITHOUT_TEXTS = {"outbox.retry", "semantic.upsert", "index.repair", "index.reembed", "index.forget", "backup.create"}
+WITHOUT_TEXTS = {
+    "outbox.retry", "semantic.upsert", "index.repair", "index.reembed", "index.forget", "backup.create",
+    "backup.restore",
+}  # fmt: skip
 
 
 def receipt(method: str, key: str = "k", parameters: bytes = b"p") -> Receipt:
