@@ -34,6 +34,7 @@ def fill(call: Call, writes: int = 150, *, seed: int = 1) -> Household:
     group = call("groups.create", name="family")["id"]
     call("users.set", id="bo", settings={"language": "de"})
     conversation = call("conversations.create", title="tea", userId="bo", groupId=group)["id"]
+    call("tokens.create", name="kitchen", role="read")
     call("toolLogs.append", tool="clock", conversationId=conversation)
     call("presets.put", name="kind", content={"prompt": "hello"})
     call("tools.put", name="dice", source="return 4")

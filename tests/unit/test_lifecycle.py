@@ -471,3 +471,35 @@ async def test_signs_of_life_and_of_the_end_are_what_systemd_understands(manager
     notifier.needs(30)
     assert received(manager) == [b"WATCHDOG=1", b"WATCHDOG=trigger", b"EXTEND_TIMEOUT_USEC=30000000"]
     notifier.close()
+
+
+def test_to_begin_again_is_asked_for_once_and_gives_way_to_a_stop() -> None:
+    stop = StopSignal()
+    stop.request_again("restoring one")
+    stop.request_again("restoring another")
+    assert (stop.again, stop.reason) == (True, "restoring one")
+    stop.request("SIGTERM")
+    assert (stop.again, stop.reason, stop.exit_code) == (False, "SIGTERM", ExitCode.OK)
+    stop.request_again("restoring a third")
+    assert (stop.again, stop.reason) == (False, "SIGTERM")
+
+
+def test_a_daemon_that_fails_on_the_way_does_not_begin_again() -> None:
+    stop = StopSignal()
+    stop.request_again("restoring one")
+    stop.request("store: it fails", ExitCode.INTERNAL)
+    assert (stop.again, stop.exit_code) == (False, ExitCode.INTERNAL)
+
+
+async def test_a_signal_while_it_begins_again_stops_it_and_a_second_one_ends_it() -> None:
+    stop, at_once = StopSignal(), list[int]()
+    with stop_on_signals(stop, at_once.append):
+        stop.request_again("restoring one")
+        os.kill(os.getpid(), signal.SIGTERM)
+        while stop.again:
+            await asyncio.sleep(0)
+        assert (stop.reason, at_once) == ("SIGTERM", [])
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not at_once:
+            await asyncio.sleep(0)
+    assert at_once == [signal.SIGTERM]
