@@ -31,7 +31,7 @@ DAY = 1_700_000_000_000     # what is told in an order of time is given its time
 # Answers that are figures of the moment throughout: only that they come, and their names, can be equal.
 FIGURES = frozenset({
     "system.status", "outbox.status", "outbox.list", "cache.stats", "system.check", "index.status", "index.verify",
-    "index.repair", "tokens.create", "tokens.list",
+    "index.repair", "tokens.create", "tokens.list", "exports.begin",
     "backup.create", "backup.list", "backup.verify", "backup.status",
     "backup.create", "backup.list", "backup.verify", "backup.status", "backup.restore", "backup.drill",
 })
@@ -207,7 +207,11 @@ SCRIPT: tuple[Step, ...] = (
     S("mcpServers.get", {"name": "files"}),
     S("mcpServers.list"),
     S("mcpServers.delete", {"name": "files"}),
+    S("exports.begin", {}, "export"),
+    S("exports.page", lambda s: {"cursor": s["export"]["cursor"], "limit": 1}),
+    S("exports.page", {"cursor": "none of ours"}, error="invalid_params"),
     S("imports.lastIds"),
+    S("imports.compare", {"table": "sessions", "items": [{"externalId": "kitchen / 1", "createdAt": 5}]}),
     S("imports.store", {"table": "sessions", "items": [{"id": 900, "externalId": "old", "createdAt": 5}]}),
     S("events.subscribe", {"topics": ["episodes"]}, "subscription"),
     S("events.unsubscribe", lambda s: {"subscription": s["subscription"]["subscription"]}),
