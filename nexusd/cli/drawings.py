@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 from rich.console import RenderableType
 
-from nexusd.cli import doctor_page, index_pages, outbox_pages, tables
+from nexusd.cli import doctor_page, index_pages, outbox_pages, tables, token_pages
 
 _DRAWINGS: Mapping[str, Callable[[bytes], RenderableType]] = {
     "outbox.list": outbox_pages.listing,
@@ -21,6 +21,8 @@ _DRAWINGS: Mapping[str, Callable[[bytes], RenderableType]] = {
     "index.repair": index_pages.report,
     "index.reembed": index_pages.reembedding,
     "system.check": doctor_page.examination,
+    "tokens.create": token_pages.created,
+    "tokens.list": token_pages.listing,
 }
 
 

@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import re
 import secrets
+import string
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ from nexusd.wire.methods import Principal, Role
 
 PREFIX = "nx1_"
 ID_BYTES = 6
-SECRET_BYTES = 32
-# Of our own making the secret is 64 hexadecimal digits; one of 43 letters and digits has as many bits.
+SECRET_BITS = 256
+SECRET_DIGITS = 43      # of 62 different ones each: short enough for a line of a terminal
+_DIGITS = string.digits + string.ascii_letters
 _TOKEN = re.compile(r"nx1_([0-9A-Za-z]{1,32})_([0-9A-Za-z]{43,128})")
 # A client needs these to know what there is and how it is called; they tell nothing that is remembered.
 ALWAYS_GRANTED = frozenset({"auth.login", "health", "help", "rpc.discover"})
@@ -63,7 +65,11 @@ class Credential:
 def new_token() -> tuple[str, str]:
     """A fresh token, and the id in it."""
     id_ = secrets.token_hex(ID_BYTES)
-    return f"{PREFIX}{id_}_{secrets.token_hex(SECRET_BYTES)}", id_
+    number, digits = secrets.randbits(SECRET_BITS), []
+    for _ in range(SECRET_DIGITS):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return f"{PREFIX}{id_}_{''.join(digits)}", id_
 
 
 def digest_of(token: str) -> bytes:
@@ -85,6 +91,8 @@ class TokenGrant:
         self.used_ms: int | None = None     # since the start of the daemon
         self._clock = clock
         self._revoked = False
+        self._expires_ms = credential.expires_ms
+        self._rate = credential.rate
         self._globs = [re.compile(translate(glob)) for glob in credential.methods]
         self._known: dict[str, bool] = {}   # by method; asked of methods that there are alone
         self._burst = max(1.0, credential.rate or 0.0)
@@ -95,8 +103,7 @@ class TokenGrant:
     @property
     def ended(self) -> bool:
         """Whether it is worth nothing any more."""
-        expires_ms = self.credential.expires_ms
-        return self._revoked or (expires_ms is not None and expires_ms <= self._clock.now_ms())
+        return self._revoked or (self._expires_ms is not None and self._expires_ms <= self._clock.now_ms())
 
     def revoke(self) -> None:
         """From now on it is worth nothing."""
@@ -110,13 +117,14 @@ class TokenGrant:
             Forbidden: it is not for this method.
             RateLimited: it is used more often than it may be.
         """
-        if self.ended:
+        now_ms = self._clock.now_ms()
+        if self._revoked or (self._expires_ms is not None and self._expires_ms <= now_ms):
             raise Unauthenticated(REFUSAL)
         if self._globs and not self._is_granted(method):
             raise Forbidden(f"The token is not for {method}; tokens.list says for which methods it is.")
-        if self.credential.rate is not None:
-            self._take_one(self.credential.rate)
-        self.used_ms = self._clock.now_ms()
+        if self._rate is not None:
+            self._take_one(self._rate)
+        self.used_ms = now_ms
 
     def is_worth_noting(self, address: str | None) -> bool:
         """Whether the trail should have this use of it."""
