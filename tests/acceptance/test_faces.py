@@ -32,7 +32,6 @@ DAY = 1_700_000_000_000     # what is told in an order of time is given its time
 FIGURES = frozenset({
     "system.status", "outbox.status", "outbox.list", "cache.stats", "system.check", "index.status", "index.verify",
     "index.repair", "tokens.create", "tokens.list", "exports.begin",
-    "backup.create", "backup.list", "backup.verify", "backup.status",
     "backup.create", "backup.list", "backup.verify", "backup.status", "backup.restore", "backup.drill",
 })
 # Over HTTP there is no connection that stays.

@@ -7,7 +7,7 @@ import yaml
 
 from nexusd.backup.settings_copy import LEFT_OUT, without_secrets
 
-SECRET = "hunter2"
+HIDDEN = "hunter2"
 
 
 @pytest.mark.parametrize("text", [
@@ -24,7 +24,7 @@ SECRET = "hunter2"
 def test_no_secret_is_left(text: str) -> None:
     shown = without_secrets(text.encode())
     assert shown is not None
-    assert SECRET not in shown.decode()
+    assert HIDDEN not in shown.decode()
     assert isinstance(yaml.safe_load(shown), dict)
 
 
