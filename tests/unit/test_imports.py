@@ -85,7 +85,7 @@ ONLY_IN: dict[str, set[str]] = {
     "sdnotify": {"lifecycle"},
     "prometheus_client": {"metrics", "metric_forms"},
     "yaml": {"config_source", "files", "backup"},
-    "zstandard": {"backup"},
+    "zstandard": {"backup", "cli"},
     "cachetools": {"cache"},
     "numpy": {"embedding", "index"},        # and there in child processes alone: see HEAVY
     "onnxruntime": {"embedding"},
