@@ -6,6 +6,8 @@ on; the loop reads the one and says the other. Knows nothing of what is run.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ import apsw
 from nexusd.model.backups import BackupStep
 
 STEPS_PER_LOOK = 50_000     # of SQLite's virtual machine between two looks at whether to go on: some milliseconds
+
+
+NICENESS = 5            # of what may take its time: who serves comes first
 
 
 class HaltedError(Exception):
@@ -74,6 +79,11 @@ class Course:
     def halt(self) -> None:
         """End soon."""
         self._halted.set()
+
+    def step_back(self) -> None:
+        """Let the scheduler prefer all other threads to this one, for what is left of its life."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
     @contextmanager
     def over(self, db: apsw.Connection) -> Iterator[None]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -24,7 +22,7 @@ from nexusd.backup.due import Due
 from nexusd.backup.gathering import Gatherer
 from nexusd.backup.making import Made, Maker
 from nexusd.backup.manifest import Kind
-from nexusd.backup.record import Record, read_record, write_record
+from nexusd.backup.record import Record, later, read_record, write_record
 from nexusd.backup.shelf import Shelf, Shelved
 from nexusd.backup.verifying import sweep_scratch, verify
 from nexusd.clock import Clock
@@ -48,7 +46,6 @@ T = TypeVar("T")
 
 ALARM_INTERVALS = 2     # so old may the newest good one become
 LOOK_AGAIN_S = 300.0    # the wall clock may be set, and files may go: both are found by then
-NICENESS = 5            # of the thread that copies: who serves comes first
 
 
 class Backups:
@@ -76,7 +73,6 @@ class Backups:
         self._reached = reached
         gatherer = Gatherer(settings.files_directory, config.files.max_file_bytes, settings.config_path)
         self._maker = Maker(self.shelf, settings.database_path, gatherer, clock)
-        self._thread = ThreadPoolExecutor(1, "backup", initializer=_step_back)
         self._course: Course | None = None
         self._task: asyncio.Task[Backup] | None = None
         self._stopping = False
@@ -131,7 +127,6 @@ class Backups:
         self.stop_waiting()
         if self._task is not None:
             await asyncio.wait([self._task])
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
     # --- what others ask ---
 
@@ -209,8 +204,18 @@ class Backups:
             self._wake.set()
 
     async def off_loop(self, function: Callable[..., T], *args: object) -> T:
-        """Call it on the thread of backups."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        """Call it on a thread of its own, which may step back behind all others."""
+        thread = ThreadPoolExecutor(1, "backup")
+        running = asyncio.get_running_loop().run_in_executor(thread, function, *args)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if self._course is not None:    # nobody waits any more, and the next one must not meet it
+                self._course.halt()
+            await asyncio.wait([running])
+            raise
+        finally:
+            thread.shutdown(wait=False)
 
     def status(self) -> BackupStatus:
         """How things stand, as of the last look into the directory."""
@@ -300,7 +305,7 @@ class Backups:
         except OSError as error:
             self._log.warning("what unfinished backups left cannot be removed", reason=error.strerror)
         await self.look()
-        self._record = await read_record(self._store)
+        self._record = later(await read_record(self._store), self._record)     # one may have been asked for meanwhile
         if self._record.since is None:
             self._record = msgspec.structs.replace(self._record, since=self._clock.now_ms())
             await self._note()
@@ -381,12 +386,6 @@ class Backups:
             await write_record(self._store, self._record)
         except RpcError as error:   # the disk is full, say: what is remembered is of use, but not needed
             self._log.warning("what was done for backups cannot be noted", reason=error.message)
-
-
-def _step_back() -> None:
-    """Let the scheduler prefer the other threads to this one."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _look_at_outcome(task: asyncio.Task[Backup]) -> None:

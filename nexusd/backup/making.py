@@ -89,6 +89,7 @@ class Maker:
         copy, packed = stage / "nexus.db", stage / f"{name}{SUFFIX}"
         facts = copy_database(self._database, copy, course, vfs=self._vfs)
         course.reached("copied")
+        course.step_back()  # not before: as long as the copying lasts the WAL grows
         if kind == "migration" and (same := self._with(facts.sha256)) is not None:
             return same     # a start that failed is tried again: its backup is there already
         course.begin("files")

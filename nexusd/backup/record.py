@@ -24,6 +24,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     invalid: dict[str, str] = {}
 
 
+def later(remembered: Record, known: Record) -> Record:
+    """What is remembered, with what is known since in its place."""
+    news = {name: value for name, value in msgspec.structs.asdict(known).items() if value}
+    return msgspec.structs.replace(remembered, **news)
+
+
 async def read_record(store: Database) -> Record:
     """What is remembered; nothing, if that was written by another version."""
     noted = await store.read(get_meta, KEY)

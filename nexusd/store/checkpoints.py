@@ -35,6 +35,7 @@ class Checkpointer:
         self._page_size: int = connection.pragma("page_size")
         self._pages = 0                 # in the WAL after the last commit
         self._pages_at_checkpoint = 0
+        self._insist_bytes = TRUNCATE_BYTES     # the WAL at which to do so the next time
         self._truncated = False
         self._deleted_s = 0.0           # since when the WAL may hold something that was deleted for good; 0: nothing
         connection.set_wal_hook(self._committed)
@@ -68,7 +69,7 @@ class Checkpointer:
         grown = (self._pages - self._pages_at_checkpoint) * self._page_size
         if grown < PASSIVE_BYTES:
             return
-        if self.wal_bytes >= (ABANDONED_BYTES if self._followed else TRUNCATE_BYTES):
+        if self.wal_bytes >= (ABANDONED_BYTES if self._followed else self._insist_bytes):
             self.truncate()
         elif not self._followed:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -89,9 +90,11 @@ class Checkpointer:
         try:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._pages = self._pages_at_checkpoint = 0
+            self._insist_bytes = TRUNCATE_BYTES
             self._truncated = True
             self._deleted_s = 0.0
-        except apsw.BusyError:          # a reader is long at it; the next turn tries again
+        except apsw.BusyError:          # a reader is long at it, such as a backup: not at every turn
+            self._insist_bytes = self.wal_bytes + TRUNCATE_BYTES
             self._pages_at_checkpoint = self._pages
             if self.erasing:
                 self._deleted_s = time.monotonic()  # not with every commit until then
