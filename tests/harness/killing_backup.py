@@ -81,7 +81,7 @@ def on_a_disk_of(directory: Path, size: str) -> dict[str, Any]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
     outcome = "made"
     try:
-        with mock.patch.object(Maker, "_refuse_without_room", lambda _self: None):  # so that the disk itself refuses
+        with mock.patch.object(Maker, "_refuse_without_room"):  # so that the disk itself refuses
             maker_in(directory).make("manual", Course("copying", 0), KEEP)
     except RpcError as error:
         outcome = error.kind
