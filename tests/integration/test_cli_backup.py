@@ -19,9 +19,9 @@ BACKUP = {
 
 
 def status(**more: Any) -> dict[str, Any]:
-    return {"enabled": True, "directory": "/b", "running": None, "newest": None, "newestAgeMs": None, "nextInMs": 60_000,
-            "lastTriedAt": None, "lastTookMs": None, "lastError": None, "alarm": None, "count": 0, "bytes": 0,
-            "drill": None, **more}  # fmt: skip
+    return {"enabled": True, "directory": "/b", "running": None, "newest": None, "newestAgeMs": None,
+            "nextInMs": 60_000, "lastTriedAt": None, "lastTookMs": None, "lastError": None, "alarm": None,
+            "count": 0, "bytes": 0, "drill": None, **more}  # fmt: skip
 
 
 @pytest.fixture
