@@ -253,3 +253,14 @@ def test_a_port_that_systemd_opened_on_loopback_is_taken() -> None:
         theirs.listen()
         with adopt(os.dup(theirs.fileno()), "lan", TcpConfig(auth="none")) as listener:
             assert listener.getsockname() == theirs.getsockname()
+
+
+def test_an_inherited_socket_outlives_the_run_that_listened_on_it(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(str(tmp_path / "s"))
+        held.listen(1)
+        for _ in range(2):
+            with adopt(held.fileno(), "unix", TcpConfig()) as listener, socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(tmp_path / "s"))
+                accepted, _address = listener.accept()
+                accepted.close()
