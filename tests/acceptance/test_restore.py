@@ -166,7 +166,7 @@ def presets(client: Client) -> dict[str, Any]:
     return {row["name"]: row["content"] for row in client.call("presets.list")["items"]}
 
 
-@pytest.mark.parametrize("step", ["proven", "noted", "swapped"])
+@pytest.mark.parametrize("step", ["proven", "swapped"])
 def test_a_daemon_that_dies_while_it_restores_finishes_it_or_never_began(
     step: str, backed_up: tuple[Path, Path, str], service: EmbeddingServer
 ) -> None:
