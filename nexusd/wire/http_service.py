@@ -165,7 +165,9 @@ class _MetricsEndpoint:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def begin(self, _request: HttpRequest, _in_path: Mapping[str, str], _principal: Principal) -> Response:
-        """All figures."""
+    async def begin(self, _request: HttpRequest, _in_path: Mapping[str, str], principal: Principal) -> Response:
+        """All figures, for whom a token lets see the daemon's."""
+        if principal.grant is not None:
+            principal.grant.check("system.status")
         body, content_type = await self._metrics()
         return Response(200, body, content_type=content_type.encode("ascii"))

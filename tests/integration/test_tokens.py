@@ -334,6 +334,8 @@ async def test_over_http_every_path_asks_for_the_token_and_life_is_told_to_every
     token = f"Bearer {await house.token('read')}"
     assert await house.http("/ping", token) == (200, "pong")
     assert await house.http("/metrics", token) == (200, "up 1\n")
+    narrow = await house.token("read", methods=["notes.*"])
+    assert (await house.http("/metrics", f"Bearer {narrow}"))[0] == 403
     assert (await house.http("/rpc", token, call))[1]["result"] == "pong"
     assert (await house.http("/nowhere", token))[0] == 404
     assert await house.http("/health", token) == (200, "pong")
