@@ -225,7 +225,7 @@ def export(
 
 def describe_export(report: ExportReport) -> str:
     """What was written, for people."""
-    rows = ", ".join(f"{count:,} {table}" for table, count in report.rows.items()) or "nothing"
+    rows = ", ".join(f"{table} {count:,}" for table, count in report.rows.items()) or "nothing"
     lines = [f"exported: {rows}", f"sha256 of the rows: {report.sha256}"]
     lines += (f"left out: {safe(one)}" for one in report.left_out)
     return "\n".join(lines)

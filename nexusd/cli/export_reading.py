@@ -132,11 +132,11 @@ class ExportFile:
                     outline.end = _end(line, value, hash_.hexdigest(), outline)
                 else:
                     _note(outline, line, offset, value)
-                    progress.advance(1)
+                    progress.advance(outline.stretches[-1].table in outline.header.rows)    # which counts no files
                 hash_.update(data)
                 offset += len(data)
         if outline is None:
-            raise ExportFileError("line 1: expected the first line of an export; the file is empty")
+            raise ExportFileError("line 1: expected the first line of an export, found the end of the file")
         if outline.end is None:
             raise ExportFileError(f"line {line + 1}: expected the line that ends an export: it was cut off")
         return outline

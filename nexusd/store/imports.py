@@ -44,6 +44,9 @@ COUNT_GROUP = 'SELECT count(*) FROM "{table}" WHERE {condition}'
 # what tells the rows of one place apart
 READ_GROUP = 'SELECT id, {same} FROM "{table}" WHERE {condition} ORDER BY id'
 
+# the same of one row of the place, by its id
+READ_ONE = 'SELECT {same} FROM "{table}" WHERE id = ? AND {condition}'
+
 # what a row that is here says
 READ_CHANGES = 'SELECT {columns} FROM "{table}" WHERE "{key}" = ?'
 
@@ -109,6 +112,16 @@ class _Here:
             group = self.groups[place] = _Group(count - (taken_before or 0))
         return group
 
+    def under_its_id(self, values: Values, text: bytes, row_id: int | None) -> int | None:
+        """The row with this id, if it is in the place and says the same: found without looking at its neighbours."""
+        if row_id is None or row_id > LARGEST_KEPT_ID:
+            return None
+        assert self.target.group is not None  # noqa: S101 - for the type checker: the caller looked
+        columns = ", ".join(f'"{name}"' for name in self.target.same)
+        sql = READ_ONE.format(table=self.target.table, same=columns, condition=_condition(self.target.group))
+        texts = self.db.execute(sql, (row_id, *(values[name] for name in self.target.group))).fetchone()
+        return row_id if texts is not None and _digest(texts) == text else None
+
     def same(self, group: _Group, values: Values, text: bytes, occurrence: int) -> int | None:
         """The so many-th of those in the place that say the same."""
         if group.by_text is None:
@@ -126,6 +139,19 @@ class _Here:
 
 def _condition(columns: Sequence[str]) -> str:
     return " AND ".join(f'"{name}" = ?' for name in columns) or "TRUE"
+
+
+def _found(here: _Here, group: _Group, values: Values, text: bytes, row: ImportRow) -> int | None:
+    """The row that this one is, of those in its place.
+
+    An import that is run again finds its rows under their ids. Of equal rows only the first is looked for so: whether
+    there are as many as in the file only a count can tell.
+    """
+    if row.taken_before is not None and row.occurrence == 0:
+        found = here.under_its_id(values, text, row.id)
+        if found is not None:
+            return found
+    return here.same(group, values, text, row.occurrence)
 
 
 def _digest(texts: Sequence[Any]) -> bytes:
@@ -170,7 +196,7 @@ class _Import:
             found = None
             if group.unclaimed > 0 or row.taken_before is None:
                 self._insert_pending()  # it may be among them
-                found = self._here.same(group, values, text, row.occurrence)
+                found = _found(self._here, group, values, text, row)
         if found is not None:
             if group is not None:
                 group.unclaimed -= 1
@@ -302,7 +328,7 @@ def compare_rows(
             group = here.group(values, row.taken_before)
             if group.unclaimed > 0 or row.taken_before is None:
                 text = _digest([values[name] for name in target.same])
-                found = here.same(group, values, text, row.occurrence)
+                found = _found(here, group, values, text, row)
                 group.unclaimed -= found is not None
         if found is None:
             answers.append(ComparedRow(None, "new"))

@@ -43,7 +43,7 @@ def test_an_export_says_what_is_in_it_and_an_import_what_it_took(daemon: Daemon,
     path = str(tmp_path / "house.jsonl.zst")
     done = on_terminal(*ctl(daemon, "export", path))
     assert done.code == 0, done.errors
-    assert "exported: 2 sessions, 4 episodes, 1 tools" in done.words
+    assert "exported: sessions 2, episodes 4, tools 1" in done.words
     again = in_pipe(*ctl(daemon, "export", path))
     assert again.code == 3
     assert "--force replaces it" in again.errors
@@ -70,7 +70,7 @@ def test_an_export_says_what_is_in_it_and_an_import_what_it_took(daemon: Daemon,
 def test_a_session_goes_through_a_pipe(daemon: Daemon, tmp_path: Path) -> None:
     fill(daemon, 4)
     out = in_pipe(*ctl(daemon, "export", "--session", "cellar"))
-    assert "exported: 1 sessions, 2 episodes" in out.errors
+    assert "exported: sessions 1, episodes 2" in out.errors
     with Daemon(tmp_path / "other", settings=NO_EMBEDDER) as other:
         cut = on_terminal(*ctl(other, "import", "-"), typed=out.output[:-20])
         assert (cut.code, cut.output) == (3, "")

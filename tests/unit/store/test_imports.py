@@ -56,6 +56,24 @@ def test_thousands_of_rows_at_one_time_are_not_compared_with_each_other(db: Conn
     assert len(seen) < 8 * 20, "many rows a statement"
 
 
+def test_a_run_again_finds_its_rows_under_their_ids_and_reads_no_other(db: Connection, session: Session) -> None:
+    batch = [said(session, f"{n}", id=n + 1, takenBefore=0) for n in range(500)]
+    store(db, "episodes", *batch)
+    seen = statements(db, lambda: store(db, "episodes", *batch))
+    assert not any("ORDER BY id" in sql for sql in seen)
+    spoilt = [{**batch[0], "userMessage": "else"}]
+    assert store(db, "episodes", *spoilt) == [ImportedRow(501, "inserted")]
+
+
+def test_of_equal_rows_as_many_are_here_as_are_in_the_file(db: Connection, session: Session) -> None:
+    store(db, "episodes", said(session, "no"), said(session, "yes"))
+    items = [said(session, "yes", id=n + 1, occurrence=n, takenBefore=0) for n in range(3)]
+    assert [one.outcome for one in store(db, "episodes", *items) if isinstance(one, ImportedRow)] == [
+        "existing", "inserted", "inserted",
+    ]
+    assert db.execute("SELECT count(*) FROM episodes WHERE user_message = 'yes'").get == 3
+
+
 def test_rows_that_others_put_in_the_same_place_are_compared(db: Connection, session: Session) -> None:
     store(db, "episodes", said(session, "mine"), said(session, "yours"))
     answers = store(db, "episodes", *(said(session, text, takenBefore=0) for text in ("new", "yours", "mine")))
