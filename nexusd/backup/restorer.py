@@ -20,11 +20,12 @@ from nexusd.backup.planning import plan
 from nexusd.backup.restoring import note, set_aside_name, stage
 from nexusd.backup.shelf import Shelf, Shelved
 from nexusd.clock import Clock
-from nexusd.errors import Busy, Stopping
+from nexusd.errors import BackupBusy, Busy, Stopping
 from nexusd.model.backups import BackupStep, RestorePlan
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.facts import Facts, read_facts
+from nexusd.store.followers import other_holders
 from nexusd.store.idempotency import Receipt, keep_reply
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class Restorer:
 
         Raises:
             NoSuchBackup, BackupInvalid: there is none, or it is no good.
-            BackupBusy: a backup, or another restore, is under way.
+            BackupBusy: a backup, or another restore, is under way; or another program has the database open.
             Stopping: one was noted already.
             DiskFull, ReadOnly: the disk does not take it. Nothing was changed.
         """
@@ -85,6 +86,7 @@ class Restorer:
                     keep_reply(db, receipt, now_ms, answer)
 
             def do() -> None:
+                self._refuse_followers()
                 note(shelved.manifest, self._places, set_aside, remember, reached=course.reached)
                 self._noted.append(name)
 
@@ -95,6 +97,19 @@ class Restorer:
                     self._log.info("restoring", backup=name, set_aside=answer.set_aside)
                     self._reopen(f"restoring {name}")
             return answer
+
+    def _refuse_followers(self) -> None:
+        """Whoever goes on reading the file that is moved aside, beside the WAL of the new one, reads nonsense.
+
+        Raises:
+            BackupBusy: somebody would.
+        """
+        if holders := other_holders(self._places.database):
+            shown = ", ".join(map(str, holders))
+            raise BackupBusy(
+                f"Another program has the database open (process {shown}), and would mix what was there with what comes: "
+                "stop it first. Litestream is one; with its unit, stop nexusd and restore without it."
+            )
 
     async def _staged(self, name: str, course: Course) -> Shelved:
         def do() -> Shelved:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import harness.restoring_daemon
 import pytest
 from fakes.embedding_server import EmbeddingServer, InThread
@@ -26,9 +28,9 @@ from harness.everything import answers, fill, rows
 from harness.household import select
 from harness.nexusctl import environment
 
-from nexusd.client import Client
+from nexusd.client import Client, Retry
 from nexusd.client.errors import ClientError
-from nexusd.errors import BackupInvalid, NoSuchBackup, RpcError
+from nexusd.errors import BackupBusy, BackupInvalid, NoSuchBackup, RpcError
 
 PROGRAM = (sys.executable, "-m", "nexusd")
 NOT_FILLED = {"outbox", "outbox_next"}   # of a daemon at rest
@@ -231,6 +233,24 @@ def test_a_backup_that_is_no_good_changes_nothing_and_fails_the_drill(
         assert "damaged" in client.call("backup.drill")["error"]
         assert "nexusd_backup_drill_failed 1.0" in daemon.metrics()
     assert not list(data.glob("before-restore-*"))
+
+
+def test_while_another_program_follows_the_database_nothing_is_swapped(
+    backed_up: tuple[Path, Path, str], service: EmbeddingServer
+) -> None:
+    data, _, name = backed_up
+    with (
+        Daemon(data, settings=settings(service)) as daemon,
+        Client(daemon.socket_path, retry=Retry(tries=1)) as client,
+    ):
+        visitor = apsw.Connection(str(data / "nexus.db"))
+        assert visitor.execute("SELECT count(*) FROM episodes").get
+        with pytest.raises(BackupBusy, match=f"process {os.getpid()}"):
+            client.call("backup.restore", name=name)
+        assert sorted(said(client)) == ["after", "before"]
+        visitor.close()
+        client.call("backup.restore", name=name)
+        until(lambda: said(client) == ["before"])
 
 
 def test_a_backup_of_another_embedding_model_ends_with_the_configured_one(
