@@ -107,8 +107,8 @@ class Restorer:
         if holders := other_holders(self._places.database):
             shown = ", ".join(map(str, holders))
             raise BackupBusy(
-                f"Another program has the database open (process {shown}), and would mix what was there with what comes: "
-                "stop it first. Litestream is one; with its unit, stop nexusd and restore without it."
+                f"Another program has the database open (process {shown}), and would mix what was there with what "
+                "comes: stop it first. Litestream is one; with its unit, stop nexusd and restore without it."
             )
 
     async def _staged(self, name: str, course: Course) -> Shelved:
