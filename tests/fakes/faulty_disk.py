@@ -19,6 +19,7 @@ class FaultyDisk(apsw.VFS):
         self.sync_error: type[Exception] | None = None
         self.refused = threading.Event()    # something was refused
         self.writes_to_pass = 0             # so many writes succeed before write_error holds
+        self.syncs_to_pass = 0              # and so many syncs before sync_error
         super().__init__(name, base="")
 
     def xOpen(self, name, flags):  # noqa: N802, ANN001, ANN201 - the name and shape that SQLite's interface has
@@ -32,6 +33,14 @@ class FaultyFile(apsw.VFSFile):
         self.disk = disk
         super().__init__("", name, flags)
 
+    def xLock(self, level) -> None:  # noqa: N802, ANN001 - SQLite's name
+        # A connection that only reads asks for the exclusive lock when it closes a WAL database. The real disk refuses,
+        # and SQLite goes on; a refusal that came through here would be raised, unless it is "busy".
+        try:
+            super().xLock(level)
+        except apsw.IOError as error:
+            raise apsw.BusyError(str(error)) from None
+
     def xWrite(self, data, offset) -> None:  # noqa: N802, ANN001 - SQLite's name
         if self.disk.write_error is not None:
             if self.disk.writes_to_pass <= 0:
@@ -42,6 +51,8 @@ class FaultyFile(apsw.VFSFile):
 
     def xSync(self, flags) -> None:  # noqa: N802, ANN001 - SQLite's name
         if self.disk.sync_error is not None:
-            self.disk.refused.set()
-            raise self.disk.sync_error("refused by the test")
+            if self.disk.syncs_to_pass <= 0:
+                self.disk.refused.set()
+                raise self.disk.sync_error("refused by the test")
+            self.disk.syncs_to_pass -= 1
         super().xSync(flags)
