@@ -1,0 +1,252 @@
+"""The daemon under a mixed load for a long time, with restarts: whether what it takes stays the same.
+
+Owns the load, what is measured of the daemon's processes, and the verdict. The store is kept at one size, so that
+whatever still grows is not the memory of the household.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.daemon import Daemon
+from harness.household import THINGS, Household
+
+from nexusd.client import Client, ClientError, Events
+
+ROWS = 1500  # of one household; beyond that something is forgotten for everything new
+WARM_UP = 1 / 3  # of the time between two restarts, after which figures count
+MAY_RISE_MB = 12.0  # over the whole run, by the fitted line: what an allocator keeps and gives back by chance
+MAY_RISE_SHARE = 0.05
+MAY_RISE_DESCRIPTORS = 4.0
+
+
+class Steady(Household):
+    """A household that forgets as much as it learns, and asks in between."""
+
+    def __init__(self, client: Client, latencies: dict[str, list[float]], *, seed: int) -> None:
+        self._client = client
+        self._latencies = latencies
+        super().__init__(self.timed, seed=seed)
+
+    def use(self, client: Client, latencies: dict[str, list[float]]) -> None:
+        """Go on over another connection."""
+        self._client, self._latencies = client, latencies
+
+    def timed(self, method: str, **params: Any) -> Any:
+        """One call, and how long it took."""
+        began_s = time.monotonic()
+        result = self._client.call(method, **params)
+        self._latencies[method].append((time.monotonic() - began_s) * 1000)
+        return result
+
+    def turn(self) -> None:
+        """A write, and some questions."""
+        self.live(1)
+        while sum(len(held) for held in self._held.values()) > ROWS:
+            self._forget()
+        query = " ".join(self.chance.choices(THINGS, k=3))
+        match self.chance.randrange(4):
+            case 0:
+                self.timed("memory.search", query=query, limit=10)
+            case 1:
+                self.timed("memory.context", query=query, tokenBudget=500)
+            case 2:
+                self.timed("episodes.list", sessionId=self._session, limit=20)
+            case 3 if self._held["episodes"]:
+                self.timed("episodes.get", id=self.chance.choice(self._held["episodes"]))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The daemon at one moment."""
+
+    at_s: float  # of the run
+    age: float  # of the time between two restarts: 0 to 1
+    daemon_mb: float
+    children_mb: float
+    descriptors: int
+    wal_mb: float
+    database_mb: float
+
+
+def resident_mb(pid: int) -> float:
+    """What a process holds of the memory; nothing if it is gone."""
+    with contextlib.suppress(OSError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return 0.0
+
+
+def size_mb(path: Path) -> float:
+    """How large a file is; nothing if there is none."""
+    return path.stat().st_size / 2**20 if path.exists() else 0.0
+
+
+class Soak:
+    """One run."""
+
+    def __init__(
+        self, data: Path, *, minutes: float, restart_every: float, seed: int, clients: int, rate: float,
+        program: Sequence[str] = ("-m", "nexusd"),
+    ) -> None:
+        self.samples: list[Sample] = []
+        self.latencies: list[dict[str, list[float]]] = []  # of each time between two restarts
+        self.events: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.restarts = 0
+        self._segments = max(1, round(minutes / restart_every))
+        self._segment_s = minutes * 60 / self._segments
+        self._sample_s = min(5.0, self._segment_s / 12)
+        self._rate = rate / clients
+        self._seeds = [seed * 1000 + n for n in range(clients)]
+        self._households: dict[int, Steady] = {}
+        self._daemon = Daemon(data, program=program)
+        self._chance = random.Random(seed)
+        self._began_s = time.monotonic()
+
+    def run(self) -> None:
+        """Live, restart, live on. Every second end is a kill -9."""
+        self._began_s = time.monotonic()
+        with self._daemon.start():
+            self._segment(self._segment_s)
+            for _ in range(1, self._segments):
+                self.restarts += 1
+                if self.restarts % 2:
+                    self._daemon.kill()
+                elif (code := self._daemon.terminate()) != 0:
+                    self.errors[f"ended with {code}"] += 1
+                self._daemon.start()
+                self._segment(self._segment_s)
+
+    def _segment(self, seconds: float) -> None:
+        latencies: dict[str, list[float]] = defaultdict(list)
+        self.latencies.append(latencies)
+        stop = threading.Event()
+        threads = [threading.Thread(target=self._live, args=(seed, stop, latencies)) for seed in self._seeds]
+        with Client(self._daemon.socket_path) as client, client.events(["episodes", "outbox"]) as stream:
+            listening = threading.Thread(target=self._listen, args=(stream,))
+            for thread in (*threads, listening):
+                thread.start()
+            began_s = time.monotonic()
+            while (age_s := time.monotonic() - began_s) < seconds:
+                stop.wait(min(self._sample_s, max(0.0, seconds - age_s)))
+                self._sample((time.monotonic() - began_s) / seconds)
+            stop.set()
+            for thread in threads:
+                thread.join()
+        listening.join()
+
+    def _live(self, seed: int, stop: threading.Event, latencies: dict[str, list[float]]) -> None:
+        with Client(self._daemon.socket_path) as client:
+            try:
+                if seed in self._households:
+                    self._households[seed].use(client, latencies)
+                else:
+                    self._households[seed] = Steady(client, latencies, seed=seed)
+                while not stop.is_set():
+                    began_s = time.monotonic()
+                    self._households[seed].turn()
+                    stop.wait(max(0.0, 1 / self._rate - (time.monotonic() - began_s)))
+            except ClientError as error:
+                self.errors[f"{type(error).__name__}: {error}"] += 1
+
+    def _listen(self, stream: Events) -> None:
+        for event in stream:
+            self.events[event.topic] += 1
+
+    def _sample(self, age: float) -> None:
+        daemon = self._daemon
+        self.samples.append(Sample(
+            time.monotonic() - self._began_s, age, resident_mb(daemon.pid),
+            sum(resident_mb(pid) for pid in daemon.children().values()),
+            len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())), size_mb(daemon.data / "nexus.db-wal"),
+            size_mb(daemon.data / "nexus.db"),
+        ))  # fmt: skip
+
+    # ---- what came of it
+
+    def rises(self) -> dict[str, tuple[float, float, bool]]:
+        """Of each figure: its mean, how much it rose over the run by the fitted line, and whether that is flat."""
+        steady = [sample for sample in self.samples if sample.age >= WARM_UP]
+        found = {}
+        for name in ("daemon_mb", "children_mb", "descriptors"):
+            values = [float(getattr(sample, name)) for sample in steady]
+            mean, rise = statistics.fmean(values), rise_of([sample.at_s for sample in steady], values)
+            may = MAY_RISE_DESCRIPTORS if name == "descriptors" else max(MAY_RISE_MB, MAY_RISE_SHARE * mean)
+            found[name] = (mean, rise, rise <= may)
+        return found
+
+    def report(self) -> list[str]:
+        """All that was seen, and the verdict as the last line."""
+        lines = [f"{'at':>7} {'daemon':>8} {'children':>9} {'descr.':>7} {'WAL':>7} {'database':>9}"]
+        lines += [
+            f"{one.at_s:6.0f}s {one.daemon_mb:5.0f} MB {one.children_mb:6.0f} MB {one.descriptors:7d} "
+            f"{one.wal_mb:4.1f} MB {one.database_mb:6.1f} MB"
+            for one in self.samples[:: max(1, len(self.samples) // 24)]
+        ]
+        lines.append(f"{'method':<24} {'calls':>8} {'p50':>9} {'p99':>9}   p50 first, last time between restarts")
+        for method in sorted({name for one in self.latencies for name in one}):
+            times = [one[method] for one in self.latencies if one.get(method)]
+            every = sorted(value for one in times for value in one)
+            lines.append(
+                f"{method:<24} {len(every):8d} {at(every, 0.5):6.1f} ms {at(every, 0.99):6.1f} ms   "
+                f"{at(sorted(times[0]), 0.5):.1f}, {at(sorted(times[-1]), 0.5):.1f} ms"
+            )
+        lines.append(f"restarts {self.restarts}, events {dict(self.events)}, errors {dict(self.errors)}")
+        rises = self.rises()
+        lines += [f"{name}: {mean:.1f}, {rise:+.1f} over the run" for name, (mean, rise, _) in rises.items()]
+        lines.append("verdict: flat" if self.flat else "verdict: NOT flat")
+        return lines
+
+    @property
+    def flat(self) -> bool:
+        """Whether nothing grew, and nothing went wrong."""
+        return not self.errors and all(flat for _, _, flat in self.rises().values())
+
+
+def rise_of(times: Sequence[float], values: Sequence[float]) -> float:
+    """How much a line through these rises from the first to the last."""
+    if len(set(times)) < 2:
+        return 0.0
+    return statistics.linear_regression(times, values).slope * (times[-1] - times[0])
+
+
+def at(ordered: Sequence[float], share: float) -> float:
+    """The value below which this share lies."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long (default: %(default)g)")
+    parser.add_argument("--restart-every", type=float, default=5.0, metavar="MINUTES", help="(default: %(default)g)")
+    parser.add_argument("--rate", type=float, default=40.0, help="turns a second, of all (default: %(default)g)")
+    parser.add_argument("--clients", type=int, default=4, help="(default: %(default)d)")
+    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)d)")
+    parser.add_argument("--data", type=Path, help="a directory to be made (default: a temporary one)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="nexusd-soak-") as scratch:
+        soak = Soak(
+            options.data or Path(scratch) / "data", minutes=options.minutes, restart_every=options.restart_every,
+            seed=options.seed, clients=options.clients, rate=options.rate,
+        )
+        soak.run()
+    print("\n".join(soak.report()), flush=True)
+    return 0 if soak.flat else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
