@@ -19,15 +19,15 @@ from harness.torture.trials import KINDS
 TESTS = Path(__file__).parent.parent
 OF_THE_SHARD_PROCESS = "nexusd.index.rebuild"  # in a process of its own, see integration/index_faults
 OF_A_RESTORE = "nexusd.backup.restoring"  # goes back in time on purpose; its own tests end it at each step
-TRIALS = 3  # of each kind
+TRIALS = 2  # of each kind
 
 
-def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The campaign, in a mount namespace of its own where that is allowed."""
+def run(directory: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The campaign, in a mount namespace of its own where that is allowed. The settings are the daemon's."""
     own = ["unshare", "--mount"] if os.geteuid() == 0 and shutil.which("unshare") else []
     return subprocess.run(
         [*own, sys.executable, "-m", "harness.torture", "--resume", str(directory), *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        env={**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
         cwd=directory.parent, check=False, capture_output=True, text=True,
     )
 
@@ -58,6 +58,16 @@ def _trials(directory: Path, kinds: list[str], trials: int, *, seed: int) -> Non
     assert all(noted["acknowledged"] for noted in notes(directory)), "nothing was tried"
     if skipped:
         pytest.skip("; ".join(skipped))
+
+
+def test_a_daemon_that_does_not_sync_each_commit_is_found_out(tmp_path: Path) -> None:
+    arguments = ("--seed", "1", "--kind", "power", "--trials", "2", "--embedded-share", "0")
+    ran = run(tmp_path / "notes", *arguments, NEXUSD_STORAGE__SYNCHRONOUS="NORMAL")
+    if ": skipped, " in ran.stdout:
+        pytest.skip(ran.stdout.splitlines()[-1])
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert any(noted["lost"] for noted in notes(tmp_path / "notes"))
+    assert list((tmp_path / "notes").glob("failed-power-*/ledger.txt")), "what somebody needs who looks for the cause"
 
 
 def test_a_campaign_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
