@@ -57,14 +57,29 @@ class SearchMemory(Params, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=lambda: list(COLLECTIONS))
     limit: Annotated[int, Meta(ge=1, le=100, description="How many hits at most.")] = 10
     filter: Annotated[MemoryFilter, Meta(description="What a hit must be.")] = MemoryFilter()
-    explain: Annotated[bool, Meta(description="Show each engine's rank and score for every hit.")] = False
+    explain: Annotated[bool, Meta(description="Show every part of every score.")] = False
+    prefer_times: Annotated[
+        bool,
+        Meta(description='A time in the query ("last May", "in 2023") counts for memories of then; it excludes none.'),
+    ] = True
+    weights: Annotated[
+        dict[Collection, Annotated[float, Meta(ge=0, le=100)]],
+        Meta(max_length=len(COLLECTIONS), description="What a collection's scores are multiplied by; 1 if not given."),
+    ] = msgspec.field(default_factory=dict)
+    recency_half_life_days: Annotated[
+        Annotated[float, Meta(gt=0, le=36_525)] | None,
+        Meta(description="A memory this old counts half, one twice as old a quarter. Null: age does not matter."),
+    ] = None
+    diversity: Annotated[
+        float, Meta(ge=0, le=1, description="How much it counts that a hit says something else than those before it.")
+    ] = 0.0
 
 
 class EngineScore(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One engine's part in a hit: 1-based rank, raw score (bm25 or similarity), and the normalised one.
+    """One engine's part in a hit: 1-based rank, its score, and what that adds to the hit's.
 
-    `normalised` is how many standard deviations, over all candidates, the hit stands above one that the
-    engine did not find.
+    Of words the score is the share of the query's worth that the row covers, rare words being worth more; of meaning
+    it is the similarity, and adds more the nearer it comes from the worst one found to 1.
     """
 
     rank: int
@@ -73,14 +88,20 @@ class EngineScore(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class HitExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
-    """How a hit's score came about, as a sum; an engine that did not find it is null.
+    """How a hit's score came about: the sum of both `normalised`, `neighbours`, `session` and `time`, times `weight`
+    and `recency`. An engine that has nothing to say of it is null.
 
-    `neighbours` is what the exchanges just before and after it in its session lent.
+    `neighbours` is what the exchanges just before and after it in its session lent, `session` what the best of the
+    session lends to all of it, `time` what fitting a time in the query is worth, `weight` is its collection's.
     """
 
     keyword: EngineScore | None
     semantic: EngineScore | None
     neighbours: float
+    session: float
+    time: float
+    weight: float
+    recency: float
 
 
 class _Hit(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="collection"):

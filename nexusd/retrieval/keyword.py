@@ -1,35 +1,59 @@
-"""The keyword engine: from a query to candidates of every kind of memory, as one read of the store."""
+"""The keyword engine: from a query to candidates of every kind of memory, and what the words make of any row.
+
+Owns which terms are asked for and what each is worth; a search asks twice: once for the rows that the words find, and
+once, when both engines have answered, for what each candidate and its neighbours hold of the query.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nexusd.model.memory import Collection, MemoryFilter
-from nexusd.retrieval.fusion import Candidates
 from nexusd.retrieval.terms import ROW_BUDGET, ChosenTerms, choose_terms, query_terms
+from nexusd.retrieval.times import Span
+from nexusd.retrieval.word_forms import forms_of
 from nexusd.store.connection import Connection
-from nexusd.store.full_text import (
-    Rarity,
-    TextMatch,
-    count_rows,
-    count_term_rows,
-    match_any,
-    match_weighted,
-)
-from nexusd.store.memory_filter import TEXT_TABLES, filter_condition
-from nexusd.store.recall import Key
+from nexusd.store.full_text import count_rows, count_term_rows, match_any, match_counted, match_parts
+from nexusd.store.memory_filter import TEXT_TABLES, filter_condition, within_spans
+from nexusd.store.recall import Key, by_collection
 
-FEW_ROWS = 10_000  # past this a table is large enough to tell by itself how rare a word is
+# Common words beside the budget of rows are looked for among the candidates alone, which costs a third as much; those
+# that a fifth of a hundred thousand rows hold tell nothing.
+PRESENT_BUDGET = 4 * ROW_BUDGET
+MAX_WORDS_IN_FORMS = 20     # a longer query is a text, and finds what it is about without them
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A word of the query in its forms. `holding` says how many rows of each collection hold each of them."""
+
+    forms: tuple[str, ...]
+    holding: Mapping[Collection, Mapping[str, int]]
+
+    def rows(self, collection: Collection) -> int:
+        """How many rows hold it, at most."""
+        return sum(self.holding[collection].values())
 
 
 @dataclass(frozen=True, slots=True)
 class KeywordAnswer:
-    """What the words found. `cut_off` are the collections that may hold more than was asked for."""
+    """What the words found. `cut_off` are the collections that may hold more than was asked for.
 
-    candidates: Candidates
-    terms: ChosenTerms
-    cut_off: frozenset[Collection]
+    `terms` are all of the query's, `worths` what each is worth; a place in one is a place in the other.
+    """
+
+    found: frozenset[Key] = frozenset()
+    chosen: ChosenTerms = field(default_factory=lambda: ChosenTerms((), ()))
+    cut_off: frozenset[Collection] = frozenset()
+    terms: tuple[Term, ...] = ()
+    worths: tuple[float, ...] = ()
+    chosen_in: Mapping[Collection, frozenset[int]] = field(default_factory=dict)
+
+
+# What a row makes of each term, from 0 to 1; terms that it does not hold are left out.
+Parts = Mapping[Key, Mapping[int, float]]
 
 
 def find_by_words(
@@ -37,77 +61,116 @@ def find_by_words(
     query: str,
     depths: Mapping[Collection, int],
     where: MemoryFilter,
+    spans: Sequence[Span] = (),
     row_budget: int = ROW_BUDGET,
 ) -> KeywordAnswer:
-    """Ask for any of the query's terms, the rarest first under the budget of rows; so many best of each table."""
-    asked = query_terms(query)
-    holding = {collection: count_term_rows(db, TEXT_TABLES[collection], asked) for collection in depths}
-    chosen = {collection: choose_terms(rows, row_budget) for collection, rows in holding.items()}
-    if len(depths) == 1:
-        ((only, depth),) = depths.items()
-        found = {only: _match(db, only, chosen[only], where, depth)}
-    else:
-        found = _match_together(db, holding, chosen, where, depths)
-    cut_off = frozenset(collection for collection, matches in found.items() if len(matches) == depths[collection])
-    scores: dict[Key, float] = {
-        (collection, match.id): match.score for collection, matches in found.items() for match in matches
-    }
-    # Not cut off: every other row holds none of the terms. That is knowledge, and makes the only row that
-    # holds a rare word stand out. (One may hold a dropped term; that is a common one, and worth little.)
-    absent = None if cut_off else 0.0
-    return KeywordAnswer(Candidates(scores, absent), _terms_of_all(holding, chosen), cut_off)
+    """Ask for any of the query's terms, the rarest first under the budget of rows; so many best of each table.
 
-
-def _match(
-    db: Connection, collection: Collection, terms: ChosenTerms, where: MemoryFilter, depth: int
-) -> list[TextMatch]:
-    table = TEXT_TABLES[collection]
-    return match_any(db, table, terms.asked, terms.dropped, depth, filter_condition(where, table))
-
-
-def _match_together(
-    db: Connection,
-    holding: Mapping[Collection, Mapping[str, int]],
-    chosen: Mapping[Collection, ChosenTerms],
-    where: MemoryFilter,
-    depths: Mapping[Collection, int],
-) -> dict[Collection, list[TextMatch]]:
-    """The best of each table, with scores that can be compared between them.
-
-    A large table knows by itself how rare a word is; in a small one the words count as rare as they are in all
-    tables together.
+    And so many again of the times that the query speaks of, which else might be behind many others.
     """
-    own = {c: Rarity(count_rows(db, TEXT_TABLES[c]), rows) for c, rows in holding.items()}
-    everywhere = Rarity(sum(rarity.rows for rarity in own.values()), _summed(holding))
-    found = {}
-    for collection, terms in chosen.items():
-        if own[collection].rows <= FEW_ROWS and not terms.dropped:
-            table = TEXT_TABLES[collection]
-            condition = filter_condition(where, table)
-            found[collection] = match_weighted(db, table, own[collection], everywhere, depths[collection], condition)
-            continue
-        found[collection] = _match(db, collection, terms, where, depths[collection])
-        if terms.dropped:   # there the asked terms count twice
-            found[collection] = [TextMatch(match.id, match.score / 2) for match in found[collection]]
-    return found
-
-
-def _terms_of_all(
-    holding: Mapping[Collection, Mapping[str, int]], chosen: Mapping[Collection, ChosenTerms]
-) -> ChosenTerms:
-    """Rarest first over all tables; dropped are those that any table had no room for."""
-    rows = _summed(holding)
-    rarest_first = sorted(rows, key=lambda term: rows[term])
-    dropped = {term for terms in chosen.values() for term in terms.dropped}
-    return ChosenTerms(
-        tuple(term for term in rarest_first if term not in dropped),
-        tuple(term for term in rarest_first if term in dropped),
+    words = query_terms(query)
+    terms = _counted(db, words, depths)
+    found: set[Key] = set()
+    cut_off: set[Collection] = set()
+    chosen_in: dict[Collection, frozenset[int]] = {}
+    passing: dict[Collection, dict[int, int]] = {}
+    for collection, depth in depths.items():
+        chosen = choose_terms({word: term.rows(collection) for word, term in terms.items()}, row_budget)
+        chosen_in[collection] = frozenset(words.index(word) for word in chosen.asked)
+        table, condition = TEXT_TABLES[collection], filter_condition(where, TEXT_TABLES[collection])
+        asked = [form for word in chosen.asked for form in terms[word].forms]
+        dropped = [form for word in chosen.dropped for form in terms[word].forms]
+        if condition is None:
+            matches = match_any(db, table, asked, dropped, depth)
+        else:
+            forms = {words.index(word): terms[word].forms for word in chosen.asked}
+            matches, passing[collection] = match_counted(db, table, forms, depth, condition)
+        if len(matches) == depth:
+            cut_off.add(collection)
+            if spans:
+                matches += match_any(db, table, asked, dropped, depth, within_spans(condition, table, spans))
+        found.update((collection, match.id) for match in matches)
+    return KeywordAnswer(
+        found=frozenset(found),
+        chosen=_chosen_anywhere(words, terms, chosen_in, depths),
+        cut_off=frozenset(cut_off),
+        terms=tuple(terms.values()),
+        worths=_worths(db, list(terms.values()), chosen_in, passing),
+        chosen_in=chosen_in,
     )
 
 
-def _summed(holding: Mapping[Collection, Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for rows in holding.values():
-        for term, count in rows.items():
-            total[term] = total.get(term, 0) + count
-    return total
+def measure_words(db: Connection, answer: KeywordAnswer, keys: Iterable[Key]) -> Parts:
+    """What each of the rows makes of the query's terms.
+
+    A term that the budget had no room for counts as there or not; the most common ones do not count at all.
+    """
+    parts: dict[Key, dict[int, float]] = {}
+    for collection, ids in by_collection(keys).items():
+        scored: list[tuple[int, str, int]] = []
+        common: list[tuple[int, str, int]] = []
+        for number, term in enumerate(answer.terms):
+            forms = [(number, form, rows) for form, rows in term.holding.get(collection, {}).items() if rows]
+            (scored if number in answer.chosen_in[collection] else common).extend(forms)
+        present, left = [], PRESENT_BUDGET
+        for number, form, rows in sorted(common, key=lambda each: each[2]):
+            left -= rows
+            if left >= 0:
+                present.append((number, form))
+        for id_, number, part in match_parts(db, TEXT_TABLES[collection], scored, present, ids):
+            of_row = parts.setdefault((collection, id_), {})
+            of_row[number] = max(part, of_row.get(number, 0.0))     # two forms of a word are one word
+    return parts
+
+
+def _counted(db: Connection, words: Sequence[str], collections: Iterable[Collection]) -> dict[str, Term]:
+    forms = {word: forms_of(word) if len(words) <= MAX_WORDS_IN_FORMS else (word,) for word in words}
+    every = list(dict.fromkeys(form for of_word in forms.values() for form in of_word))
+    rows = {collection: count_term_rows(db, TEXT_TABLES[collection], every) for collection in collections}
+    return {
+        word: Term(of_word, {name: {form: counted[form] for form in of_word} for name, counted in rows.items()})
+        for word, of_word in forms.items()
+    }
+
+
+def _worths(
+    db: Connection,
+    terms: Sequence[Term],
+    chosen_in: Mapping[Collection, frozenset[int]],
+    passing: Mapping[Collection, Mapping[int, int]],
+) -> tuple[float, ...]:
+    """What each term is worth for being rare among the rows that pass the filter, of all collections together.
+
+    Among those and not among all: in one person's talks that person's name tells nothing. Worth 2 points among the
+    first ten where a question is asked of one project. `passing` says how many of the rows that pass hold each chosen
+    term. How many pass at all is reckoned from that: to count them could take longer than the search.
+    """
+    total, holding = 0.0, [0.0] * len(terms)
+    for collection, chosen in chosen_in.items():
+        rows = count_rows(db, TEXT_TABLES[collection])
+        everywhere = [min(term.rows(collection), rows) for term in terms]
+        counted = passing.get(collection)
+        share = 1.0
+        if counted is not None:
+            share = min((sum(counted.values()) + 0.5) / (sum(everywhere[number] for number in chosen) + 0.5), 1.0)
+        here = [(counted or {}).get(number, share * count) for number, count in enumerate(everywhere)]
+        total += max(share * rows, *here, 0.0)
+        holding = [sum(pair) for pair in zip(holding, here, strict=True)]
+    # BM25 as Lucene has it, which unlike FTS5's own is above 0 for a word that most rows hold
+    return tuple(math.log(1 + (total - count + 0.5) / (count + 0.5)) for count in holding)
+
+
+def _chosen_anywhere(
+    words: Sequence[str],
+    terms: Mapping[str, Term],
+    chosen_in: Mapping[Collection, frozenset[int]],
+    collections: Iterable[Collection],
+) -> ChosenTerms:
+    """Rarest first over all tables; dropped are those that any table had no room for."""
+    names = list(collections)
+    rarest_first = sorted(words, key=lambda word: sum(terms[word].rows(name) for name in names))
+    dropped = {word for number, word in enumerate(words) if any(number not in chosen_in[name] for name in names)}
+    return ChosenTerms(
+        tuple(word for word in rarest_first if word not in dropped),
+        tuple(word for word in rarest_first if word in dropped),
+    )

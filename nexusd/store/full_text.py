@@ -42,15 +42,39 @@ SELECT json_group_array(json_array(id, score)) FROM (
     FROM {name}_fts f CROSS JOIN {name} {alias} ON {alias}.id = f.rowid
     WHERE {name}_fts MATCH ? AND {condition} ORDER BY score DESC, id DESC LIMIT ?)"""
 
-# the best by a weight of the caller's for each term: [expression, factor, most] of every one. Materialised, since
-# FTS5 scores a row only while it stands on it.
-MATCH_WEIGHTED = """
-WITH found AS MATERIALIZED (
-    SELECT f.rowid AS id, min(-bm25({name}_fts) * (term.value ->> 1), term.value ->> 2) AS score
-    FROM json_each(?) term CROSS JOIN {name}_fts f CROSS JOIN {name} {alias} ON {alias}.id = f.rowid
-    WHERE {name}_fts MATCH (term.value ->> 0) AND {condition})
-SELECT json_group_array(json_array(id, score)) FROM (
-    SELECT id, sum(score) AS score FROM found GROUP BY id ORDER BY score DESC, id DESC LIMIT ?)"""
+# how much of what it could a row makes of each term, from 0 to 1: [number of the term, word, factor] of every one.
+# Materialised, since FTS5 scores a row only while it stands on it; the plus, since FTS5 would otherwise look each row
+# up in each term by itself, which takes thirty times as long.
+MATCH_PARTS = """
+WITH
+    asked AS MATERIALIZED (
+        SELECT value ->> 0 AS term, value ->> 1 AS word, value ->> 2 AS factor FROM json_each(?)),
+    part AS MATERIALIZED (
+        SELECT f.rowid AS id, asked.term AS term, min(-bm25({name}_fts) * asked.factor, 1.0) AS part
+        FROM asked CROSS JOIN {name}_fts f
+        WHERE {name}_fts MATCH asked.word AND +f.rowid IN (SELECT value FROM json_each(?)))
+SELECT json_group_array(json_array(id, term, part)) FROM part"""
+
+# which of some rows hold each word, without a score: a third of the time, for words that many rows hold
+MATCH_PRESENT = """
+SELECT json_group_array(json_array(f.rowid, asked.value ->> 0))
+FROM json_each(?) asked CROSS JOIN {name}_fts f
+WHERE {name}_fts MATCH (asked.value ->> 1) AND +f.rowid IN (SELECT value FROM json_each(?))"""
+
+# of the rows that meet a condition: how many hold each term, and the best of them; [number of the term, expression] of
+# every one. One pass for both: to look a matched row up costs more than to score it.
+MATCH_COUNTED = """
+WITH
+    asked AS MATERIALIZED (SELECT value ->> 0 AS term, value ->> 1 AS expression FROM json_each(?)),
+    found AS MATERIALIZED (
+        SELECT f.rowid AS id, asked.term AS term, -bm25({name}_fts) AS score
+        FROM asked CROSS JOIN {name}_fts f CROSS JOIN {name} {alias} ON {alias}.id = f.rowid
+        WHERE {name}_fts MATCH asked.expression AND {condition}),
+    best AS (SELECT id, sum(score) AS score FROM found GROUP BY id ORDER BY score DESC, id DESC LIMIT ?),
+    counted AS (SELECT term, count(*) AS rows FROM found GROUP BY term)
+SELECT json_array(
+    json((SELECT json_group_array(json_array(id, score)) FROM best)),
+    json((SELECT json_group_array(json_array(term, rows)) FROM counted)))"""
 
 # how many rows there are: out of the lengths that bm25 keeps, a few pages even of a large table. The last id would be
 # cheaper still, and far too high where rows were deleted or came with ids of their own.
@@ -66,6 +90,7 @@ _FTS5_PHRASE = re.compile(r'"(?:[^"]|"")*"|\w+')
 # can make of a term's worth.
 LEAST_WORTH = 1e-6
 MOST_OF_WORTH = 2.2
+ONCE = 1 / MOST_OF_WORTH    # of the most that a row can make of a word: standing once in a row of ordinary length
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,61 +155,71 @@ def match_expression(
 def match_any(
     db: Connection,
     table: TextTable,
-    terms: Sequence[str],
-    bonus_terms: Sequence[str],
+    words: Sequence[str],
+    bonus_words: Sequence[str],
     limit: int,
     condition: Condition | None = None,
 ) -> list[TextMatch]:
-    """The `limit` best among the rows that hold any of the terms, best first.
+    """The `limit` best among the rows that hold any of the words, best first.
 
-    A bonus term adds to the score of a row that holds one of the terms, and finds none by itself: that
+    A bonus word adds to the score of a row that holds one of the words, and finds none by itself: that
     costs a fraction of what finding by it would.
     """
-    if not terms:
+    if not words:
         return []
-    expression = any_word(terms)
-    if bonus_terms:
+    expression = any_word(words)
+    if bonus_words:
         # FTS5 has no optional words. The second part holds wherever the first does; it is there for its
-        # score, in which the terms of the first count twice.
-        expression = f"({expression}) AND ({any_word((*terms, *bonus_terms))})"
+        # score, in which the words of the first count twice.
+        expression = f"({expression}) AND ({any_word((*words, *bonus_words))})"
     return _match(db, table, expression, limit, condition)
 
 
-@dataclass(frozen=True, slots=True)
-class Rarity:
-    """How many rows there are, and how many of them hold each of some terms."""
-
-    rows: int
-    holding: Mapping[str, int]
-
-    def worth(self, term: str) -> float:
-        """What bm25 makes of a term for being rare: FTS5's own formula."""
-        holding = min(self.holding[term], self.rows)
-        worth = math.log((self.rows - holding + 0.5) / (holding + 0.5))
-        return worth if worth > 0 else LEAST_WORTH
+def worth(rows: float, holding: float) -> float:
+    """What bm25 makes of a word for being rare: FTS5's own formula."""
+    holding = min(holding, rows)
+    rare = math.log((rows - holding + 0.5) / (holding + 0.5))
+    return rare if rare > 0 else LEAST_WORTH
 
 
-def match_weighted(
+def match_parts(
     db: Connection,
     table: TextTable,
-    own: Rarity,
-    everywhere: Rarity,
-    limit: int,
-    condition: Condition | None = None,
-) -> list[TextMatch]:
-    """The best among the rows that hold any term, each term worth what it is `everywhere`, not in this table alone.
+    scored: Sequence[tuple[int, str, int]],
+    present: Sequence[tuple[int, str]],
+    ids: Iterable[int],
+) -> list[tuple[int, int, float]]:
+    """(id, number of the term, how much of what it could the row makes of it) for rows of these ids.
 
-    In a table of a few rows every word is common, and bm25 makes nothing of it; so its scores could not be compared
-    with those of a large one. `own` is how rare the terms are in this table, exactly: that is taken out of its scores.
+    Each of `scored` is the number of a term, a word of it and how many rows hold that: out of bm25 is taken what the
+    word is worth in this table, and left is how often it stands in the row, for the row's length. A word of
+    `present` is only looked for, and counts as one that stands once in a row of ordinary length.
     """
-    weighted = [
-        (*_quoted([term]), everywhere.worth(term) / own.worth(term), MOST_OF_WORTH * everywhere.worth(term))
-        for term, rows in own.holding.items()
-        if rows
+    among = _json(list(ids))
+    found: list[tuple[int, int, float]] = []
+    rows = count_rows(db, table)
+    asked = [
+        (term, *_quoted([word]), 1 / (MOST_OF_WORTH * worth(rows, holding)))
+        for term, word, holding in scored
+        if holding
     ]
-    sql = MATCH_WEIGHTED.format(name=table.name, alias=table.alias, condition=condition.sql if condition else "TRUE")
-    values = condition.values if condition else ()
-    return _matches(db, sql, (msgspec.json.encode(weighted).decode(), *values, limit))
+    if asked:
+        found += msgspec.json.decode(db.execute(MATCH_PARTS.format(name=table.name), (_json(asked), among)).get)
+    if present:
+        words = [(term, *_quoted([word])) for term, word in present]
+        there = msgspec.json.decode(db.execute(MATCH_PRESENT.format(name=table.name), (_json(words), among)).get)
+        found += [(id_, term, ONCE) for id_, term in there]
+    return found
+
+
+def match_counted(
+    db: Connection, table: TextTable, terms: Mapping[int, Sequence[str]], limit: int, condition: Condition
+) -> tuple[list[TextMatch], dict[int, int]]:
+    """As `match_any` among the rows that meet the condition, and how many of these hold any word of each term."""
+    asked = [(term, any_word(words)) for term, words in terms.items()]
+    sql = MATCH_COUNTED.format(name=table.name, alias=table.alias, condition=condition.sql)
+    found, rows = msgspec.json.decode(db.execute(sql, (_json(asked), *condition.values, limit)).get)
+    return _in_order(found), dict.fromkeys(terms, 0) | dict(rows)
 
 
 def count_term_rows(db: Connection, table: TextTable, terms: Sequence[str]) -> dict[str, int]:
@@ -239,6 +274,10 @@ def _hold_expression(expression: str) -> None:
         raise InvalidParams(fields=(FieldError("query", f"an FTS5 expression of at most {MAX_PHRASES} words"),))
 
 
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _stems(tokenizer: apsw.FTS5Tokenizer, term: str) -> list[str]:
     tokens = tokenizer(
         term.encode(), apsw.FTS5_TOKENIZE_QUERY, None, include_offsets=False, include_colocated=False
@@ -261,7 +300,10 @@ def _match(
 
 
 def _matches(db: Connection, sql: str, values: tuple[str | int, ...]) -> list[TextMatch]:
-    found: list[tuple[int, float]] = msgspec.json.decode(db.execute(sql, values).get)
+    return _in_order(msgspec.json.decode(db.execute(sql, values).get))
+
+
+def _in_order(found: Iterable[tuple[int, float]]) -> list[TextMatch]:
     matches = [TextMatch(id_, float(score)) for id_, score in found]
     matches.sort(key=lambda match: (-match.score, -match.id))
     return matches

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from nexusd.model.memory import Collection, MemoryFilter, MessageFilter
 from nexusd.store.full_text import ENTITIES, EPISODES, MESSAGES, SUMMARIES, Condition, TextTable
 
@@ -34,6 +37,18 @@ METADATA_BOOLEAN = """EXISTS (
     SELECT 1 FROM json_each({row}.metadata) entry WHERE entry.key = ? AND entry.type = ?)"""
 
 
+class Interval(Protocol):
+    """From a moment to another; the end is not in it."""
+
+    @property
+    def start_ms(self) -> int:
+        """Milliseconds since 1970."""
+
+    @property
+    def end_ms(self) -> int:
+        """Likewise."""
+
+
 def filter_condition(where: MemoryFilter, table: TextTable) -> Condition | None:
     """What a row of the table must be; None if every row passes.
 
@@ -62,3 +77,12 @@ def filter_condition(where: MemoryFilter, table: TextTable) -> Condition | None:
     if not conditions:
         return None
     return Condition(" AND ".join(conditions).format(row=table.alias), values)
+
+
+def within_spans(condition: Condition | None, table: TextTable, spans: Sequence[Interval]) -> Condition:
+    """The condition, and created within any of the spans."""
+    bounds = " OR ".join([f"({SINCE} AND {UNTIL})".format(row=table.alias)] * len(spans))
+    values = [bound for span in spans for bound in (span.start_ms, span.end_ms)]
+    if condition is None:
+        return Condition(f"({bounds})", values)
+    return Condition(f"{condition.sql} AND ({bounds})", (*condition.values, *values))

@@ -30,17 +30,20 @@ SELECT
     EXISTS (SELECT 1 FROM summaries) AS summaries,
     EXISTS (SELECT 1 FROM messages) AS messages"""
 
-# of exchanges that are there: when each was made, and the one before it in its session
+# of exchanges that are there: when each was made, its session, and the one before and the one after it there
 SELECT_EPISODE_PLACES = """
-SELECT json_group_array(json_array(e.id, e.created_at, (
+SELECT json_group_array(json_array(e.id, e.created_at, e.session_id, (
     SELECT p.id FROM episodes p
     WHERE p.session_id = e.session_id AND (p.created_at, p.id) < (e.created_at, e.id)
-    ORDER BY p.created_at DESC, p.id DESC LIMIT 1)))
+    ORDER BY p.created_at DESC, p.id DESC LIMIT 1), (
+    SELECT n.id FROM episodes n
+    WHERE n.session_id = e.session_id AND (n.created_at, n.id) > (e.created_at, e.id)
+    ORDER BY n.created_at, n.id LIMIT 1)))
 FROM episodes e WHERE e.id IN (SELECT value FROM json_each(?))"""
 
 # of other rows that are there: when each was made
 SELECT_PLACES = """
-SELECT json_group_array(json_array(id, created_at, NULL))
+SELECT json_group_array(json_array(id, created_at, NULL, NULL, NULL))
 FROM {table} WHERE id IN (SELECT value FROM json_each(?))"""
 
 # rows by their ids, as far as they meet a condition; CROSS JOIN keeps the order in which they were asked for
@@ -50,10 +53,12 @@ WHERE {condition}"""
 
 
 class Place(NamedTuple):    # not a frozen dataclass, which takes three times as long to make; a search makes hundreds
-    """When a memory was made, and the key of the exchange before it in its session; other kinds have none."""
+    """When a memory was made. Of an exchange also its session, and the keys of those before and after it there."""
 
     created_at: int
-    previous: Key | None
+    session: int | None = None
+    previous: Key | None = None
+    following: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +88,19 @@ def stocked(db: Connection, collections: Iterable[Collection]) -> tuple[Collecti
 def place_memories(db: Connection, keys: Iterable[Key]) -> dict[Key, Place]:
     """Where each of the memories stands, by key; one that is gone has no place."""
     places: dict[Key, Place] = {}
-    for collection, ids in _by_collection(keys).items():
+    for collection, ids in by_collection(keys).items():
         sql = SELECT_PLACES.format(table=TEXT_TABLES[collection].name)
         if collection == "episodes":
             sql = SELECT_EPISODE_PLACES
-        found: list[tuple[int, int, int | None]] = msgspec.json.decode(db.execute(sql, (_json(ids),)).get)
-        for id_, created_at, previous in found:
-            places[collection, id_] = Place(created_at, None if previous is None else (collection, previous))
+        found: list[tuple[int, int, int | None, int | None, int | None]]
+        found = msgspec.json.decode(db.execute(sql, (_json(ids),)).get)
+        for id_, created_at, session, previous, following in found:
+            places[collection, id_] = Place(
+                created_at,
+                session,
+                None if previous is None else (collection, previous),
+                None if following is None else (collection, following),
+            )
     return places
 
 
@@ -97,7 +108,7 @@ def select_memories(
     db: Connection, keys: Sequence[Key], where: MemoryFilter, budget: TextBudget
 ) -> dict[Key, MemoryRecord]:
     """Those of the memories that are there and pass the filter, by key; in order, as far as the budget goes."""
-    rows = {collection: _rows(db, collection, ids, where) for collection, ids in _by_collection(keys).items()}
+    rows = {collection: _rows(db, collection, ids, where) for collection, ids in by_collection(keys).items()}
     waiting = {collection: next(of_it, None) for collection, of_it in rows.items()}
     found: dict[Key, MemoryRecord] = {}
     for collection, id_ in keys:
@@ -126,7 +137,8 @@ def _rows(
     return db.execute(sql, (_json(ids), *(condition.values if condition else ())))
 
 
-def _by_collection(keys: Iterable[Key]) -> Mapping[Collection, list[int]]:
+def by_collection(keys: Iterable[Key]) -> Mapping[Collection, list[int]]:
+    """The ids of each collection."""
     ids: dict[Collection, list[int]] = {}
     for collection, id_ in keys:
         ids.setdefault(collection, []).append(id_)

@@ -20,11 +20,11 @@ from nexusd.store.full_text import (
     MESSAGES,
     SUMMARIES,
     Condition,
-    Rarity,
     any_word,
     count_term_rows,
     match_any,
-    match_weighted,
+    match_counted,
+    match_parts,
     match_words,
 )
 from nexusd.store.migrations import load_migrations, migrate
@@ -159,8 +159,9 @@ def test_nothing_that_a_user_types_is_a_syntax_error(db: Connection, text: str) 
         assert match_any(db, table, [text], [text], 5) == []
         assert match_words(db, table, text, 5, Condition(f"{table.alias}.id > ?", [0])) == []
         assert count_term_rows(db, table, [text]) == {text: 0}
-        rare = Rarity(1, {text: 1})
-        assert match_weighted(db, table, rare, rare, 5) == []
+        everything = Condition(f"{table.alias}.id > ?", [0])
+        assert match_counted(db, table, {0: [text]}, 5, everything) == ([], {0: 0})
+        assert match_parts(db, table, [(0, text, 1)], [(1, text)], [1]) == []
 
 
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5))

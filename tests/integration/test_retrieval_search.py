@@ -14,7 +14,7 @@ from nexusd.errors import Busy
 from nexusd.model.episodes import UpdateEpisode
 from nexusd.model.memory import COLLECTIONS, MAX_ENTRIES, MemoryFilter, SearchMemory
 from nexusd.model.sessions import UpdateSession
-from nexusd.retrieval.keyword import find_by_words
+from nexusd.retrieval.keyword import find_by_words, measure_words
 from nexusd.store.connection import Connection
 from nexusd.store.episodes import delete_episode, update_episode
 from nexusd.store.sessions import update_session
@@ -52,11 +52,11 @@ async def test_common_word_over_the_budget_lifts_without_finding(memory: Memory)
         await memory.remember(f"school day {n}", session="c")
     for n in range(20):
         await memory.remember(f"filler {n}", session="d")
-    answer = await memory.store.read(find_by_words, "violin school", {"episodes": 100}, MemoryFilter(), 5)
-    assert (answer.terms.asked, answer.terms.dropped) == (("violin",), ("school",))
-    scores = answer.candidates.scores
-    assert scores.keys() == {("episodes", plain.id), ("episodes", lifted.id)}
-    assert scores["episodes", lifted.id] > scores["episodes", plain.id]
+    answer = await memory.store.read(find_by_words, "violin school", {"episodes": 100}, MemoryFilter(), (), 5)
+    assert (answer.chosen.asked, answer.chosen.dropped) == (("violin",), ("school",))
+    assert answer.found == {("episodes", plain.id), ("episodes", lifted.id)}
+    parts = await memory.store.read(measure_words, answer, answer.found)
+    assert parts["episodes", plain.id].keys() < parts["episodes", lifted.id].keys()
 
 
 async def test_keyword_mode_finds_inflected_words_and_asks_no_model(memory: Memory) -> None:
@@ -276,7 +276,9 @@ async def test_explain_shows_the_terms_and_every_part_of_a_score(memory: Memory)
     for hit in hits.items:
         assert hit.explain is not None
         parts = [part.normalised for part in (hit.explain.keyword, hit.explain.semantic) if part is not None]
-        assert hit.score == pytest.approx(sum(parts) + hit.explain.neighbours)
+        told = hit.explain
+        whole = sum(parts) + told.neighbours + told.session + told.time
+        assert hit.score == pytest.approx(whole * told.weight * told.recency)
     assert hits.items[0].explain is not None
     assert hits.items[0].explain.keyword is not None
     assert hits.items[0].explain.keyword.rank == 1

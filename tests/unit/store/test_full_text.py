@@ -11,14 +11,17 @@ from nexusd.store.entities import upsert_entity
 from nexusd.store.full_text import (
     ENTITIES,
     MESSAGES,
+    MOST_OF_WORTH,
+    ONCE,
     Condition,
-    Rarity,
     count_rows,
     count_term_rows,
     match_any,
+    match_counted,
     match_expression,
-    match_weighted,
+    match_parts,
     match_words,
+    worth,
 )
 
 WORDS = ["owl", "hen", "crow", "swan", "duck", "coot", "tern", "rook"]
@@ -32,10 +35,6 @@ def fill(db: Connection) -> None:
     chance = random.Random(3)
     for n in range(40):
         know(db, f"{n} {chance.choice(WORDS)}", notes=" ".join(chance.choices([*WORDS, "and", "or"], k=12)))
-
-
-def rarity(db: Connection, terms: list[str]) -> Rarity:
-    return Rarity(count_rows(db, ENTITIES), count_term_rows(db, ENTITIES, terms))
 
 
 def test_every_column_is_searched_and_a_condition_holds(db: Connection) -> None:
@@ -55,51 +54,55 @@ def test_bounds_of_a_query_hold_for_every_table(db: Connection) -> None:
         match_expression(db, MESSAGES, "x " * 33, 10)
 
 
-def test_terms_worth_what_they_are_in_their_own_table_score_as_bm25_does(db: Connection) -> None:
+def scored(db: Connection, words: list[str]) -> list[tuple[int, str, int]]:
+    return [(n, word, rows) for n, (word, rows) in enumerate(count_term_rows(db, ENTITIES, words).items())]
+
+
+def test_parts_times_their_worth_are_the_scores_of_bm25(db: Connection) -> None:
     fill(db)
-    for terms in (["owl"], ["owl", "hen", "rook"], ["swan", "unicorn"], ["swans", "swan"]):
-        own = rarity(db, terms)
-        weighted = match_weighted(db, ENTITIES, own, own, 100)
-        plain = match_any(db, ENTITIES, terms, [], 100)
-        assert [match.id for match in weighted] == [match.id for match in plain]
-        assert [match.score for match in weighted] == pytest.approx([match.score for match in plain])
+    for words in (["owl"], ["owl", "hen", "rook"], ["swan", "unicorn"]):
+        plain = match_any(db, ENTITIES, words, [], 100)
+        rows, holding = count_rows(db, ENTITIES), count_term_rows(db, ENTITIES, words)
+        total = dict.fromkeys((match.id for match in plain), 0.0)
+        for id_, term, part in match_parts(db, ENTITIES, scored(db, words), [], total):
+            assert 0 < part < 1
+            total[id_] += part * MOST_OF_WORTH * worth(rows, holding[words[term]])
+        assert [total[match.id] for match in plain] == pytest.approx([match.score for match in plain])
 
 
-def test_rows_with_the_term_that_is_rare_elsewhere_come_before_all_others(db: Connection) -> None:
+def test_parts_are_told_of_the_rows_asked_for_alone(db: Connection) -> None:
     fill(db)
-    own = rarity(db, ["owl", "hen"])
-    rare_owls = Rarity(100_000, {"owl": 3, "hen": 90_000})
-    weighted = match_weighted(db, ENTITIES, own, rare_owls, 100)
-    owls = match_any(db, ENTITIES, ["owl"], [], 100)
-    assert {match.id for match in weighted[: len(owls)]} == {match.id for match in owls}
-    assert weighted[len(owls) - 1].score > 1 > weighted[len(owls)].score
-    assert len(weighted) > len(owls)
+    owls = [match.id for match in match_any(db, ENTITIES, ["owl"], [], 100)]
+    some = [*owls[:3], 10_000]
+    assert {id_ for id_, _, _ in match_parts(db, ENTITIES, scored(db, ["owl"]), [], some)} == set(owls[:3])
+    assert sorted(match_parts(db, ENTITIES, [], [(7, "owl")], some)) == sorted((id_, 7, ONCE) for id_ in owls[:3])
+    assert match_parts(db, ENTITIES, scored(db, ["owl"]), [(1, "hen")], []) == []
 
 
-def test_word_of_the_only_row_is_worth_what_it_is_everywhere(db: Connection) -> None:
-    know(db, "Heron")
-    own = rarity(db, ["heron"])
+def test_word_of_the_only_row_makes_as_much_of_it_as_of_any(db: Connection) -> None:
+    only = know(db, "Heron")
     assert match_any(db, ENTITIES, ["heron"], [], 1)[0].score < 0.001
-    (match,) = match_weighted(db, ENTITIES, own, Rarity(1001, {"heron": 1}), 1)
-    assert 5 < match.score < 10
+    ((id_, term, part),) = match_parts(db, ENTITIES, scored(db, ["heron"]), [], [only])
+    assert (id_, term, part) == (only, 0, pytest.approx(ONCE))
 
 
-def test_weighted_matches_keep_to_a_condition_and_a_limit(db: Connection) -> None:
+def test_counted_matches_are_those_of_the_condition_with_how_many_hold_each_term(db: Connection) -> None:
     fill(db)
-    own = rarity(db, WORDS)
-    ids = [match.id for match in match_weighted(db, ENTITIES, own, own, 100)]
-    assert [match.id for match in match_weighted(db, ENTITIES, own, own, 3)] == ids[:3]
     low = Condition("n.id <= ?", (20,))
-    assert [match.id for match in match_weighted(db, ENTITIES, own, own, 100, low)] == [i for i in ids if i <= 20]
+    terms = {4: ["owl"], 9: ["hen", "rook"], 2: ["unicorn"]}
+    matches, counted = match_counted(db, ENTITIES, terms, 100, low)
+    expected = match_any(db, ENTITIES, ["owl", "hen", "rook", "unicorn"], [], 100, low)
+    assert {match.id for match in matches} == {match.id for match in expected}
+    assert counted == {n: len(match_any(db, ENTITIES, words, [], 100, low)) for n, words in terms.items()}
+    assert match_counted(db, ENTITIES, terms, 3, low)[0] == matches[:3]
 
 
 def test_phrase_whose_rows_are_only_estimated_scores_no_more_than_it_may(db: Connection) -> None:
     for n in range(20):
         know(db, f"well {n}", notes="known" if n == 1 else None)
     know(db, "well-known")
-    own = rarity(db, ["well-known"])
-    (match,) = match_weighted(db, ENTITIES, own, own, 5)
-    assert match.score <= 2.2 * own.worth("well-known")
+    ((_, _, part),) = match_parts(db, ENTITIES, scored(db, ["well-known"]), [], range(1, 30))
+    assert 0 < part <= 1
 
 
 def test_rows_are_counted_whatever_their_ids(db: Connection) -> None:
