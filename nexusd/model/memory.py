@@ -175,6 +175,25 @@ class MemoryHits(Struct, frozen=True, kw_only=True, rename="camel", omit_default
     explain: SearchExplanation | None = None
 
 
+class MemoryId(Params, frozen=True, kw_only=True):
+    """One memory by its kind and id."""
+
+    collection: Annotated[Collection, Meta(description="Its kind.")]
+    id: Annotated[Id, Meta(description="Its id.")]
+
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class ContextShares(Params, frozen=True, kw_only=True):
+    """Shares of a package's budget; what a section does not need goes to the others."""
+
+    recent: Annotated[Share, Meta(description="The latest turns of the running session.")] = 0.5
+    so_far: Annotated[Share, Meta(description="Summaries of the running session before those.")] = 0.2
+    summaries: Annotated[Share, Meta(description="Summaries that were found.")] = 0.15
+    known: Annotated[Share, Meta(description="Entities with their relationships.")] = 0.15
+
+
 class BuildContext(Params, frozen=True, kw_only=True):
     """Parameters of memory.context."""
 
@@ -188,10 +207,19 @@ class BuildContext(Params, frozen=True, kw_only=True):
     filter: Annotated[
         MemoryFilter, Meta(description="What a remembered hit must be; the session's own turns need not.")
     ] = MemoryFilter()
+    exclude: Annotated[
+        list[MemoryId],
+        Meta(max_length=1000, description="Memories that are in the prompt already, as `items` names them."),
+    ] = msgspec.field(default_factory=list)
+    shares: Annotated[
+        ContextShares, Meta(description="What each section may take of the budget before the others had their turn.")
+    ] = msgspec.field(default_factory=ContextShares)
 
 
-class ContextItem(Struct, frozen=True, kw_only=True, rename="camel"):
+class ContextItem(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """One piece of a context package and what it costs. The relationships of an entity are part of its piece.
+
+    `trimmed` is there, and true, where only the beginning of the memory had room.
 
     `reason`: a turn of the running session, a summary of what came before them, a hit of the search (which has
     its score), or an entity that the hits touch.
@@ -203,11 +231,13 @@ class ContextItem(Struct, frozen=True, kw_only=True, rename="camel"):
     tokens: int
     score: float | None
     created_at: TimeMs
+    trimmed: bool = False
 
 
 class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What memory.context answers: a text for a prompt, what it is made of, and what had no room.
 
+    `counted` says whose tokens they are: "estimate" is a quarter of the UTF-8 bytes, and at least one a word.
     `truncated` is there, and true, when the search that it is made from was cut off, as in memory.search, or passed
     over memories that are much too long for the budget.
     """
@@ -215,6 +245,7 @@ class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     text: str
     tokens: int
     token_budget: int
+    counted: str
     items: list[ContextItem]
     left_out: list[ContextItem]
     degraded: list[Part]

@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from nexusd.model.entities import Entity
-from nexusd.model.memory import BuildContext, Collection, EntityHit, MemoryContext, MemoryHits, SearchMemory
+from nexusd.model.memory import (
+    BuildContext,
+    Collection,
+    ContextShares,
+    EntityHit,
+    MemoryContext,
+    MemoryHits,
+    SearchMemory,
+)
 from nexusd.retrieval.mentions import possible_names
 from nexusd.retrieval.pieces import HEADINGS, Line, Piece, Section, Wording, section_text
 from nexusd.retrieval.search import MemorySearch
@@ -26,13 +34,7 @@ from nexusd.store.recall import Key, stocked
 T = TypeVar("T")
 R = TypeVar("R")
 
-# The running session takes half of the budget at first; what the memories leave of the other half is its own
-# again.
-RECENT_SHARE = 0.5
-
-# What a section may take before the others had their turn. An entity or a summary says in a line what many exchanges
-# say at length, but the exchanges are the evidence.
-FIRST_SHARES: dict[Section, float] = {"known": 0.15, "so_far": 0.2, "summaries": 0.15}
+MAX_TRIMMED = 3     # of what the budget has no room for: the end of a budget is soon used up, and cut texts tell less
 
 # A memory up to this long is read, and listed among what was left out, also when the budget has no room for it.
 ALWAYS_READ_CHARACTERS = 64 * 1024
@@ -55,11 +57,14 @@ MEANT = 0.5
 class _Room:
     """What is left of a budget, and the pieces that found room. A section's first piece pays for its heading."""
 
-    def __init__(self, budget: int, wording: Wording) -> None:
+    def __init__(self, budget: int, wording: Wording, shares: ContextShares) -> None:
         self.left = budget
         self.taken: list[Piece] = []
         self._unpaid = {section: wording.frame(section) for section in HEADINGS}
-        self._share_left = {section: int(share * budget) for section, share in FIRST_SHARES.items()}
+        first: dict[Section, float] = {
+            "known": shares.known, "so_far": shares.so_far, "summaries": shares.summaries,
+        }
+        self._share_left = {section: int(share * budget) for section, share in first.items()}
 
     def take(self, piece: Piece, *, keep_free: int = 0, within_share: bool = False) -> bool:
         """Take the piece in if it fits and `keep_free` tokens are left; whether it did.
@@ -76,6 +81,10 @@ class _Room:
         self.left -= cost
         self.taken.append(piece)
         return True
+
+    def left_for(self, section: Section) -> int:
+        """Tokens that a further piece of the section may cost."""
+        return self.left - self._unpaid.get(section, 0)
 
     def of(self, section: Section) -> list[Piece]:
         """The taken pieces of a section: entities as they were taken, all else oldest first."""
@@ -104,9 +113,9 @@ class ContextBuilder:
     async def build(self, params: BuildContext) -> MemoryContext:
         """The running session, the memories that the query finds, and the entities that they touch, within the budget.
 
-        Exchanges are whole or left out. Which of the memories get in is decided by their score, best first;
-        in the text they stand in the order of time, since a reader settles "yesterday" and "not any more" by
-        what came later.
+        Exchanges are whole as long as there is room for any; then come beginnings of the best that had none. Which of
+        the memories get in is decided by their score, best first; in the text they stand in the order of time, since
+        a reader settles "yesterday" and "not any more" by what came later.
 
         Raises:
             Busy: the store is too slow.
@@ -115,19 +124,22 @@ class ContextBuilder:
         recent = await self._recent_turns(params, wording)
         so_far = await self._so_far(params, recent, wording)
         shown = {(piece.collection, piece.id) for piece in (*recent, *so_far)}
+        shown |= {(memory.collection, memory.id) for memory in params.exclude}
         answer = await self._hits(params, len(recent))
         hits = await self._pieces_of_hits(answer, shown, wording)
-        entity_hits = [hit for hit in answer.items if isinstance(hit, EntityHit)]
+        entity_hits = [
+            hit for hit in answer.items if isinstance(hit, EntityHit) and (hit.collection, hit.id) not in shown
+        ]
         anything_known = bool(self._store.peek(stocked, ENTITIES))
 
-        room = _Room(params.token_budget, wording)
+        room = _Room(params.token_budget, wording, params.shares)
         # Newest first, and none before one that has no room: a conversation with a hole misleads.
         newest_first = recent[::-1]
-        others_share = params.token_budget - int(params.token_budget * RECENT_SHARE)
+        others_share = params.token_budget - int(params.token_budget * params.shares.recent)
         others = bool(hits or so_far or anything_known)
         placed = _take_while_room(newest_first, lambda piece: room.take(piece, keep_free=others_share if others else 0))
         summed_up = _take_while_room(so_far, lambda piece: room.take(piece, within_share=True))
-        known_share = int(params.token_budget * FIRST_SHARES["known"]) if anything_known else 0
+        known_share = int(params.token_budget * params.shares.known) if anything_known else 0
         waiting = [piece for piece in hits if not room.take(piece, keep_free=known_share, within_share=True)]
         known = await self._known(params, entity_hits, room.taken, wording) if anything_known else []
         described = _Described(room)
@@ -140,23 +152,43 @@ class ContextBuilder:
         left_out += newest_first[placed:]
         left_out += so_far[summed_up:]
         left_out += [entity.piece for entity in known if not described.take(entity)]
+        left_out = await self._trimmed(answer, left_out, room, wording)
 
         sections = {section: room.of(section) for section in HEADINGS}
         return MemoryContext(
             text="".join(section_text(section, pieces) for section, pieces in sections.items()),
             tokens=params.token_budget - room.left,
             token_budget=params.token_budget,
+            counted=self._tokens.name,
             items=[piece.item() for pieces in sections.values() for piece in pieces],
             left_out=[piece.item() for piece in left_out],
             degraded=answer.degraded,
             truncated=answer.truncated,
         )
 
+    async def _trimmed(
+        self, answer: MemoryHits, left_out: Sequence[Piece], room: _Room, wording: Wording
+    ) -> list[Piece]:
+        """Beginnings of the best memories that had no room as a whole; what is left out then."""
+        records = {(hit.collection, hit.id): hit.record for hit in answer.items if not isinstance(hit, EntityHit)}
+        still_out, tried = [], 0
+        for piece in left_out:
+            record = records.get((piece.collection, piece.id)) if piece.reason == "hit" else None
+            if record is not None and tried < MAX_TRIMMED:
+                tried += 1
+                cut = await asyncio.to_thread(wording.trimmed, piece, record, room.left_for(piece.section))
+                if cut is not None and room.take(cut):
+                    continue
+            still_out.append(piece)
+        return still_out
+
     async def _recent_turns(self, params: BuildContext, wording: Wording) -> list[Piece]:
         """Oldest first."""
         if params.session_id is None or params.recent_turns == 0:
             return []
         episodes = await self._store.read(recent_episodes, params.session_id, params.recent_turns)
+        excluded = {(memory.collection, memory.id) for memory in params.exclude}
+        episodes = [episode for episode in episodes if ("episodes", episode.id) not in excluded]
         return await _elsewhere(
             episodes, lambda episode: wording.piece("episodes", episode, "recent", "recent", None)
         )
@@ -167,6 +199,8 @@ class ContextBuilder:
             return []
         before = (recent[0].created_at, recent[0].id) if recent else None
         summaries = await self._store.read(summaries_before, params.session_id, before, MAX_SUMMARIES_SO_FAR)
+        excluded = {(memory.collection, memory.id) for memory in params.exclude}
+        summaries = [summary for summary in summaries if ("summaries", summary.id) not in excluded]
         return await _elsewhere(
             summaries, lambda summary: wording.piece("summaries", summary, "so_far", "summary", None)
         )
@@ -212,7 +246,8 @@ class ContextBuilder:
             if hit.score >= MEANT * best:
                 entities[hit.id] = (hit.record, hit.score)
         scores = {hit.id: hit.score for hit in hits}
-        for entity in named:
+        excluded = {memory.id for memory in params.exclude if memory.collection == "entities"}
+        for entity in (entity for entity in named if entity.id not in excluded):
             entities.setdefault(entity.id, (entity, scores.get(entity.id)))
         for hit in hits:
             entities.setdefault(hit.id, (hit.record, hit.score))

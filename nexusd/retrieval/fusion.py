@@ -40,7 +40,7 @@ WORDS_OF_FOLLOWING = 0.4
 MEANING_OF_NEIGHBOURS = 0.2
 # What every exchange gets of the best that its session has on each word, and in meaning. Worth half a point, and a
 # whole one where all conversations are asked at once.
-SESSION_SHARE = 0.1
+SESSION_SHARE = 0.15
 
 # What it is worth that a memory is of a time that the query names: a third of all its words. Worth 1.5 points among the
 # first ten, 10 for the questions that name one; from 0.15 to 0.6 no difference.
@@ -131,7 +131,7 @@ def rank(
     for key, row in rows.items():
         place = places[key]
         session = by_session.get(place.session, 0.0) if place.session is not None else 0.0
-        time = TIME * (1.0 if words.worths else MEANING) * time_fit(weighing.spans, place.created_at)
+        time = TIME * time_fit(weighing.spans, place.created_at)
         weight = weighing.weights.get(key[0], 1.0)
         recency = _recency(place.created_at, weighing)
         score = (row.own_words + row.own_meaning + row.lent + session + time) * weight * recency

@@ -6,7 +6,7 @@ Owns the sections, their headings and the wording. Knows neither search nor stor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -32,6 +32,11 @@ HEADINGS: dict[Section, str] = {
 # Entities stand line by line; an empty line ends them. All other pieces bring their own.
 ENDINGS: dict[Section, str] = {"known": "\n"}
 
+# What ends a memory that is not whole.
+CUT = " [...]\n\n"
+LEAST_TRIMMED_CHARACTERS = 80       # of what a memory says: less tells a reader nothing
+MOST_CHARACTERS_OF_TOKEN = 64       # far above what any tokenizer makes of a text
+
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")  # strftime's would follow the locale
 
 
@@ -50,6 +55,7 @@ class Piece:
     score: float | None
     text: str
     tokens: int
+    trimmed: bool = False
 
     def item(self) -> ContextItem:
         """What the answer says of it."""
@@ -60,6 +66,7 @@ class Piece:
             tokens=self.tokens,
             score=self.score,
             created_at=self.created_at,
+            trimmed=self.trimmed,
         )
 
 
@@ -87,6 +94,22 @@ class Wording:
         text = "" if least > self._budget else _text(record)
         tokens = self._tokens.count(text) if text else least
         return Piece(collection, record.id, record.created_at, section, reason, score, text, tokens)
+
+    def trimmed(self, piece: Piece, record: MemoryRecord, room: int) -> Piece | None:
+        """As much of the memory's beginning as fits into so many tokens, and CUT; None if that is next to nothing."""
+        text = _text(record)[: room * MOST_CHARACTERS_OF_TOKEN]
+        fits, too_many = 0, len(text) + 1
+        while too_many - fits > 1:  # a longer beginning never costs less
+            middle = (fits + too_many) // 2
+            if self._tokens.count(text[:middle] + CUT) <= room:
+                fits = middle
+            else:
+                too_many = middle
+        beginning = text[:fits].rsplit(" ", 1)[0].rstrip()
+        if len(beginning) < LEAST_TRIMMED_CHARACTERS:
+            return None
+        beginning += CUT
+        return replace(piece, text=beginning, tokens=self._tokens.count(beginning), trimmed=True)
 
     def line(self, link: NamedLink) -> Line:
         """The relationship as a line."""

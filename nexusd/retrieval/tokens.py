@@ -18,6 +18,10 @@ class TokenCounter(Protocol):
     Two texts put together must never cost more than both alone: a package is added up piece by piece.
     """
 
+    @property
+    def name(self) -> str:
+        """Whose tokens they are, for people."""
+
     def count(self, text: str) -> int:
         """Tokens of the text; 0 for the empty one. May take long and be called on any thread."""
 
@@ -30,6 +34,8 @@ class EstimatedTokens:
 
     Bytes rather than characters, since a character of a non-Latin script costs more tokens than a letter.
     """
+
+    name = "estimate"
 
     def __init__(self, stretch_characters: int = STRETCH_CHARACTERS) -> None:
         self._stretch = stretch_characters

@@ -12,12 +12,14 @@ import json
 import os
 import platform
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import recall
 from baseline import bare_creates_per_second, drop_outbox_triggers
 from daemon import MeasuredDaemon, connect_tcp, request, running
 from load import Framing, HttpFraming, NdjsonFraming, Result, run_load, together
@@ -336,4 +338,7 @@ def main() -> None:
         given.json.write_text(json.dumps([asdict(row) for row in report.rows], indent=2) + "\n")
 
 
-main()
+if sys.argv[1:2] == ["recall"]:
+    recall.main(sys.argv[2:])
+else:
+    main()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from harness.remembering import Memory, empty_memory
 
-from nexusd.model.memory import BuildContext, MemoryContext, MemoryFilter
+from nexusd.model.memory import BuildContext, ContextShares, MemoryContext, MemoryFilter, MemoryId
 from nexusd.retrieval.context import MAX_LINKS, ContextBuilder
-from nexusd.retrieval.pieces import exchange_text, readable_time
+from nexusd.retrieval.pieces import CUT, exchange_text, readable_time
 from nexusd.retrieval.tokens import EstimatedTokens
 from nexusd.store.episodes import count_episodes
 
@@ -189,15 +189,47 @@ async def test_others_are_answered_while_a_long_exchange_is_counted(memory: Memo
         assert [(item.id, item.tokens) for item in package.items] == [(long.id, count(exchange_text(long)))]
 
 
-async def test_what_is_longer_than_the_budget_is_left_out_uncounted(memory: Memory) -> None:
+async def test_what_is_longer_than_the_budget_is_cut_to_what_is_left_and_never_counted_whole(memory: Memory) -> None:
     long = await memory.remember("quince " * 5_000, "a" * 10_000)
     short = await memory.remember("quince jam")
     watched = Watched()
     watched.answered.set()
     package = await ContextBuilder(memory.store, memory.search, watched).build(BuildContext(query="quince"))
-    assert [item.id for item in package.items] == [short.id]
-    assert [(item.id, item.tokens) for item in package.left_out] == [(long.id, 45_000 // 4)]
-    assert max(watched.counted) < 100
+    assert {(item.id, item.trimmed) for item in package.items} == {(short.id, False), (long.id, True)}
+    assert package.tokens <= package.token_budget
+    assert CUT in package.text
+    assert max(watched.counted) < 45_000
+
+
+async def test_memories_of_the_prompt_are_excluded(memory: Memory) -> None:
+    shown = await memory.remember("a quince tree")
+    other = await memory.remember("quince jam", session="b")
+    entity = await memory.know("Quince", "fruit")
+    exclude = [MemoryId(collection="episodes", id=shown.id), MemoryId(collection="entities", id=entity.id)]
+    params = BuildContext(query="quince", session_id=shown.session_id, exclude=exclude)
+    package = await ContextBuilder(memory.store, memory.search).build(params)
+    assert [(item.collection, item.id) for item in package.items] == [("episodes", other.id)]
+    assert package.left_out == []
+
+
+async def test_shares_say_what_a_section_may_take_first(memory: Memory) -> None:
+    for n in range(20):
+        await memory.remember(f"quince {n} " * 10, session="now")
+        await memory.remember(f"quince {n} " * 10, session=f"s{n}")
+    now = await memory.session("now")
+
+    async def recent(share: float) -> int:
+        params = BuildContext(
+            query="quince", session_id=now, recent_turns=20, token_budget=600, shares=ContextShares(recent=share)
+        )
+        package = await ContextBuilder(memory.store, memory.search).build(params)
+        return sum(item.reason == "recent" for item in package.items)
+
+    assert await recent(0.1) < await recent(0.9)
+
+
+async def test_package_says_by_what_it_was_counted(memory: Memory) -> None:
+    assert (await ContextBuilder(memory.store, memory.search).build(BuildContext(query="x"))).counted == "estimate"
 
 
 def test_times_are_read_with_their_weekday_in_utc() -> None:

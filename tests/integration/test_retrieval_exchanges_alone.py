@@ -1,4 +1,4 @@
-"""A store that holds nothing but exchanges is searched as it was before there were other kinds of memory."""
+"""What searches and packages over exchanges alone answer, to the last digit: a change of them is a decision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nexusd.retrieval.context import ContextBuilder
 
 pytestmark = pytest.mark.anyio
 
-# What the search and the package answered when exchanges were all there was: hits as [id, score], and texts.
+# What the search and the package answer: hits as [id, score], and texts.
 RECORDED = Path(__file__).parent / "recorded" / "exchanges_alone.json"
 WORDS = [
     "river", "stone", "bridge", "mill", "water", "wheel", "flour", "bread", "oven", "heat", "winter", "snow", "road",

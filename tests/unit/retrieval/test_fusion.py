@@ -118,7 +118,7 @@ def test_ties_fall_to_the_newer_exchange_then_to_the_higher_id() -> None:
 def test_rows_of_one_id_in_two_collections_are_two_memories_in_an_order_that_lasts() -> None:
     same: list[Key] = [("episodes", 1), ("entities", 1), ("messages", 1)]
     places = {memory: Place(50) for memory in same}
-    parts = dict.fromkeys(same, {0: 0.5}) | {("messages", 1): {0: 0.9}}
+    parts = {memory: {0: 0.5} for memory in same} | {("messages", 1): {0: 0.9}}
     ranked = [hit.key for hit in rank(same, Words(WORTHS, parts), NO_MEANING, places)]
     assert ranked[0] == ("messages", 1)
     assert sorted(ranked) == sorted(same)
@@ -182,7 +182,7 @@ def test_time_that_the_query_names_lifts_what_is_of_then_and_excludes_nothing() 
 
 def test_weights_of_collections_and_age_multiply_the_score() -> None:
     places: dict[Key, Place] = {("episodes", 1): Place(0), ("entities", 1): Place(10 * DAY_MS)}
-    parts = Words(WORTHS, dict.fromkeys(places, {0: 1.0}))
+    parts = Words(WORTHS, {memory: {0: 1.0} for memory in places})
     weighing = Weighing(weights={"entities": 0.5}, half_life_ms=10 * DAY_MS, now_ms=20 * DAY_MS)
     hits = {hit.key[0]: hit for hit in rank(places, parts, NO_MEANING, places, weighing)}
     assert hits["episodes"].recency == pytest.approx(0.25)
@@ -198,7 +198,7 @@ def test_memory_of_the_future_is_as_recent_as_one_of_now() -> None:
 
 @given(PARTS, NEAR, st.booleans(), st.randoms(use_true_random=False))
 def test_order_of_candidates_changes_nothing(
-    parts: dict[int, dict[int, float]], meaning: dict[int, float], complete: bool, shuffler: random.Random  # noqa: FBT001
+    parts: dict[int, dict[int, float]], meaning: dict[int, float], complete: bool, shuffler: random.Random
 ) -> None:
     def shuffled(given: dict[int, float]) -> dict[int, float]:
         items = list(given.items())
