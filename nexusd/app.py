@@ -69,6 +69,9 @@ class App:
                 await parts.index.start()
                 stack.push_async_callback(parts.models.close)
                 await parts.models.start()
+                if parts.reranker is not None:
+                    stack.push_async_callback(parts.reranker.close)
+                    await parts.reranker.start()
                 stack.push_async_callback(parts.supervisor.close)
                 parts.supervisor.start("outbox", parts.worker.run)
                 parts.supervisor.start("models", parts.kept.run)

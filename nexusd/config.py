@@ -24,7 +24,7 @@ from msgspec import Struct, structs
 from nexusd.config_access import read_callers, read_networks
 from nexusd.config_places import absolute, config_path_of, first_path
 from nexusd.config_reading import Reading
-from nexusd.config_sections import Config, IndexConfig, ServerConfig, TcpConfig
+from nexusd.config_sections import Config, IndexConfig, RerankConfig, ServerConfig, TcpConfig
 from nexusd.config_systemd import FromSystemd, from_systemd
 from nexusd.config_values import describe_found, group_exists
 from nexusd.errors import ConfigError
@@ -207,6 +207,8 @@ def _hold_rules(settings: Settings, reading: Reading) -> None:
         )
     for name, complaint in _wrong_index(settings.config.index):
         reading.blame(name, complaint)
+    for name, complaint in _wrong_rerank(settings.config.search.rerank):
+        reading.blame(name, complaint)
     group = settings.config.server.socket.group
     if group is not None and not group_exists(group):
         reading.blame("server.socket.group", f"found {describe_found(group)}, expected a group of this system")
@@ -219,6 +221,20 @@ def _hold_rules(settings: Settings, reading: Reading) -> None:
     database = settings.config.storage.database
     if database is not None and (Path(database).name == ":memory:" or "file:" in Path(database).parts):
         reading.blame("storage.database", "expected the path of a file: what is in memory does not last")
+
+
+def _wrong_rerank(rerank: RerankConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong with how the reranker is reached. Neither address nor key is shown: both may be secret."""
+    if rerank.provider == "onnx":
+        directory = Path(rerank.model or "").expanduser()
+        for file in ("model.onnx", "tokenizer.json"):
+            if rerank.model is None or not (directory / file).is_file():
+                yield "search.rerank.model", "expected a directory with model.onnx and tokenizer.json"
+                break
+    if rerank.provider == "http" and not re.match(r"https?://[^/@\s]+(/\S*)?\Z", rerank.url or ""):
+        yield "search.rerank.url", "expected an address such as http://localhost:8080/rerank, without a password"
+    if rerank.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", rerank.api_key):
+        yield "search.rerank.apiKey", "expected printable ASCII characters without blanks, as HTTP headers take them"
 
 
 def _wrong_index(index: IndexConfig) -> Iterator[tuple[str, str]]:

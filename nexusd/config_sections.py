@@ -190,6 +190,28 @@ class EmbeddingConfig(Section, frozen=True, kw_only=True):
         return self.model or DEFAULT_MODELS[self.provider]
 
 
+class RerankConfig(Section, frozen=True, kw_only=True):
+    """A second opinion on the best hits of a search, off by default. `model`: a directory (onnx), or a name (http)."""
+
+    provider: Literal["off", "onnx", "http"] = "off"
+    model: str | None = None
+    url: str | None = None
+    api_key: str | None = None
+    candidates: Annotated[int, Meta(ge=1, le=100)] = 20
+    deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] = 500
+    threads: Annotated[int, Meta(ge=1, le=64)] = 2
+
+    def __repr__(self) -> str:
+        """Without the key: settings are printed where something went wrong."""
+        return f"RerankConfig(provider={self.provider!r}, url={self.url!r}, model={self.model!r}, ...)"
+
+
+class SearchConfig(Section, frozen=True, kw_only=True):
+    """How searches order what they find."""
+
+    rerank: RerankConfig = RerankConfig()
+
+
 class OutboxConfig(Section, frozen=True, kw_only=True):
     """How the index is kept up with the rows."""
 
@@ -237,6 +259,7 @@ class Config(Section, frozen=True, kw_only=True):
     storage: StorageConfig = StorageConfig()
     index: IndexConfig = IndexConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
+    search: SearchConfig = SearchConfig()
     outbox: OutboxConfig = OutboxConfig()
     cache: CacheConfig = CacheConfig()
     files: FilesConfig = FilesConfig()

@@ -51,6 +51,7 @@ from nexusd.clock import SystemClock
 from nexusd.config import Settings
 from nexusd.config_sections import Config
 from nexusd.embedding.providers import make_embedder
+from nexusd.embedding.reranker import make_reranker
 from nexusd.files.storage import FileStorage
 from nexusd.index.embedded import EmbeddedIndex
 from nexusd.index.index import Index
@@ -64,6 +65,7 @@ from nexusd.patience import Patience
 from nexusd.reloading import Reloader, Taker
 from nexusd.retrieval.context import ContextBuilder
 from nexusd.retrieval.search import MemorySearch
+from nexusd.retrieval.second_stage import SecondStage
 from nexusd.retrieval.similar import SimilaritySearch
 from nexusd.status import StatusReport
 from nexusd.store.connection import Connection
@@ -131,6 +133,7 @@ class Parts:
             on_answering=self._embedder_answers,
         )
         self.serving = self.models.serving
+        self.reranker = make_reranker(config.search.rerank, clock)
         self.collections = Collections(
             self.store, self.index, self.serving.model, kept=self.models.kept_collections
         )
@@ -254,9 +257,13 @@ class Parts:
         ]
 
     def _register_methods(self) -> None:
+        rerank = self.settings.config.search.rerank
         search = MemorySearch(
             self.store, self.index, self.serving, self.clock,
             complete=lambda: self.worker.complete, on_dropped=self.verifier.hits_dropped,
+            second=None if self.reranker is None else SecondStage(
+                self.reranker, candidates=rerank.candidates, deadline_s=rerank.deadline_ms / 1000
+            ),
         )
         context = ContextBuilder(self.store, search)
         similar = SimilaritySearch(

@@ -16,7 +16,7 @@ from nexusd.model.summaries import Summary
 Collection = Literal["episodes", "entities", "summaries", "messages"]
 COLLECTIONS: tuple[Collection, ...] = ("episodes", "entities", "summaries", "messages")
 Mode = Literal["hybrid", "keyword", "semantic"]
-Part = Literal["index", "embedder"]
+Part = Literal["index", "embedder", "reranker"]
 MAX_ENTRIES = 64  # of metadata in a filter: each is a condition in SQL, of which SQLite takes a thousand at most
 Query = Annotated[str, Meta(min_length=1, max_length=8192, description="What to look for, in plain words.")]
 
@@ -92,7 +92,8 @@ class HitExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
     and `recency`. An engine that has nothing to say of it is null.
 
     `neighbours` is what the exchanges just before and after it in its session lent, `session` what the best of the
-    session lends to all of it, `time` what fitting a time in the query is worth, `weight` is its collection's.
+    session lends to all of it, `time` what fitting a time in the query is worth, `weight` is its collection's. Where a
+    reranker has read it, `reranked` is its word, and the hit's score.
     """
 
     keyword: EngineScore | None
@@ -102,6 +103,7 @@ class HitExplanation(Struct, frozen=True, kw_only=True, rename="camel"):
     time: float
     weight: float
     recency: float
+    reranked: float | None = None
 
 
 class _Hit(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="collection"):

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from nexusd.clock import Clock
 from nexusd.embedding.serving import Serving
 from nexusd.index.index import Index
-from nexusd.model.entities import Entity
-from nexusd.model.episodes import Episode
 from nexusd.model.memory import (
     Collection,
     EntityHit,
@@ -25,7 +23,6 @@ from nexusd.model.memory import (
     HitExplanation,
     MemoryHit,
     MemoryHits,
-    MemoryRecord,
     MessageFilter,
     MessageHit,
     SearchExplanation,
@@ -38,6 +35,7 @@ from nexusd.retrieval.fusion import Meaning, Ranked, Weighing, Words, rank
 from nexusd.retrieval.ghosts import OnDropped, nobody_minds
 from nexusd.retrieval.keyword import KeywordAnswer, Parts, find_by_words, measure_words
 from nexusd.retrieval.question import DEEPER, MAX_DEPTH, Question
+from nexusd.retrieval.second_stage import SecondStage, text_of
 from nexusd.retrieval.semantic import SEMANTIC_DEADLINE_S, SemanticAnswer, SemanticEngine
 from nexusd.retrieval.times import spoken_times
 from nexusd.store.connection import Connection
@@ -80,8 +78,8 @@ class MemorySearch:
     """Search over all memories.
 
     `complete` tells whether the index holds all that the outbox does not owe it: where not, the answer says so.
-    `on_dropped` is told of hits whose row is gone. `semantic_deadline_s` is how long the embedder and the index may
-    take together.
+    `on_dropped` is told of hits whose row is gone, `second` reads the best hits again. `semantic_deadline_s` is how
+    long the embedder and the index may take together.
     """
 
     def __init__(
@@ -94,8 +92,10 @@ class MemorySearch:
         complete: Callable[[], bool] = lambda: True,
         on_dropped: OnDropped = nobody_minds,
         semantic_deadline_s: float = SEMANTIC_DEADLINE_S,
+        second: SecondStage | None = None,
     ) -> None:
         self._on_dropped = on_dropped
+        self._second = second
         self._store = store
         self._clock = clock
         self._semantic = SemanticEngine(index, serving, clock, complete=complete, deadline_s=semantic_deadline_s)
@@ -178,15 +178,24 @@ class MemorySearch:
             found = await self._look(question, depths)
             budget = TextBudget(longest=question.longest_text)
             items, filtered_out = await self._live_hits(found.ranked, question, budget)
-            enough = len(items) == question.limit or budget.exhausted
+            enough = len(items) >= question.limit or budget.exhausted
             deeper = found.cut_off - _full(items, question.at_most)
             if enough or all(depths[collection] == MAX_DEPTH for collection in deeper):
                 break
             times *= DEEPER
         self._tell_dropped(found.dropped)
+        degraded = list(found.semantic.degraded)
+        if self._second is not None:
+            items, in_time = await self._second.reorder(question.query, items)
+            degraded += [] if in_time else ["reranker"]
+        if question.diversity:
+            items = diverse(
+                items, question.limit, question.diversity, lambda hit: hit.score, lambda hit: text_of(hit.record)
+            )
+        items = items[: question.limit]
         return MemoryHits(
             items=items,
-            degraded=list(found.semantic.degraded),
+            degraded=degraded,
             truncated=budget.passed_over > 0 or (budget.exhausted and len(items) < question.limit),
             explain=self._explanation(found, filtered_out, began_s) if question.explain else None,
         )
@@ -242,7 +251,9 @@ class MemorySearch:
         items: list[MemoryHit] = []
         passed_over = 0
         wanted = _within(ranked, question.at_most)
-        enough = question.limit * (POOL if question.diversity else 1)
+        enough = max(
+            question.limit * (POOL if question.diversity else 1), self._second.candidates if self._second else 0
+        )
         for start in range(0, len(wanted), enough):
             page = wanted[start : start + enough]
             too_long = budget.passed_over
@@ -261,11 +272,7 @@ class MemorySearch:
             ]
             if len(items) >= enough or budget.exhausted:
                 break
-        if question.diversity:
-            items = diverse(
-                items, question.limit, question.diversity, lambda hit: hit.score, lambda hit: _text(hit.record)
-            )
-        return items[: question.limit], passed_over
+        return items[:enough], passed_over
 
     def _explanation(self, found: Found, filtered_out: int, began_s: float) -> SearchExplanation:
         return SearchExplanation(
@@ -327,14 +334,6 @@ def _parts(hit: Ranked) -> HitExplanation:
         keyword=hit.keyword, semantic=hit.semantic, neighbours=hit.lent, session=hit.session, time=hit.time,
         weight=hit.weight, recency=hit.recency,
     )
-
-
-def _text(record: MemoryRecord) -> str:
-    if isinstance(record, Episode):
-        return f"{record.user_message} {record.ai_response}"
-    if isinstance(record, Entity):
-        return f"{record.name} {record.notes or ''}"
-    return record.content
 
 
 def _us(seconds: float) -> int:

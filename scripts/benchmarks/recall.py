@@ -2,8 +2,9 @@
 
 FILE is a JSON list of conversations: [{"id", "sessions": [{"id", "episodes": [{"user", "assistant", "createdAt"}]}],
 "questions": [{"q", "category", "evidence": [[session, episode], ...]}]}], places counted from 0. A conversation
-becomes a project of a fresh store, with the built-in model. Questions of category 5 have no answer and stay out. R@k is the share
-of the evidence among the first k hits, MRR the reciprocal rank of the first, each averaged over the questions.
+becomes a project of a fresh store, with the built-in model. Questions of category 5 have no answer and stay out. R@k
+is the share of the evidence among the first k hits, MRR the reciprocal rank of the first, each averaged over the
+questions.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ ONLY_IN: dict[str, set[str]] = {
 # Tens of megabytes, or calls that hold the interpreter: in child processes, never in the daemon's own.
 HEAVY = {"numpy", "onnxruntime", "tokenizers", "qdrant_edge", "qdrant_client"}
 CHILD_MODULES = {
-    "nexusd.embedding.model_process", "nexusd.index.shard_process", "nexusd.index.rebuild_process",
+    "nexusd.embedding.model_process", "nexusd.embedding.rerank_process", "nexusd.index.shard_process",
+    "nexusd.index.rebuild_process",
 }  # fmt: skip
 # Imported by a function, and only where the settings ask for it: what it imports in turn the others do without.
 WHEN_CONFIGURED = {
@@ -112,6 +113,7 @@ FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "mana
 READS_THE_ENVIRONMENT = {
     "nexusd.config": "owns it",
     "nexusd.__main__": "hands it to config",
+    "nexusd.embedding.rerank_process": "the same as the process of the embedding model",
     "nexusd.embedding.model_process": "sets what the runtime reads by itself, and has no other way to be told",
 }
 
