@@ -73,14 +73,7 @@ class App:
                     stack.push_async_callback(parts.reranker.close)
                     await parts.reranker.start()
                 stack.push_async_callback(parts.supervisor.close)
-                parts.supervisor.start("outbox", parts.worker.run)
-                parts.supervisor.start("models", parts.kept.run)
-                parts.supervisor.start("reembed", parts.reembedding.run)
-                parts.supervisor.start("verify", parts.verifier.run)
-                parts.supervisor.start("files", parts.files.run)
-                parts.supervisor.start("backups", parts.backups.run)
-                parts.supervisor.start("drills", parts.drills.run)
-                parts.supervisor.start("cache", parts.cache.run)
+                self._start_work()
                 gc.collect()
                 gc.freeze()  # what is there now stays until the end
                 gc.set_threshold(*GC_THRESHOLDS)
@@ -115,6 +108,18 @@ class App:
             finished = finish(parts.places)
         if finished is not None:
             parts.log.warning("restored", backup=finished.backup, set_aside=str(finished.set_aside))
+
+    def _start_work(self) -> None:
+        """What goes on whether anybody calls or not."""
+        parts = self._parts
+        parts.supervisor.start("outbox", parts.worker.run)
+        parts.supervisor.start("models", parts.kept.run)
+        parts.supervisor.start("reembed", parts.reembedding.run)
+        parts.supervisor.start("verify", parts.verifier.run)
+        parts.supervisor.start("files", parts.files.run)
+        parts.supervisor.start("backups", parts.backups.run)
+        parts.supervisor.start("drills", parts.drills.run)
+        parts.supervisor.start("cache", parts.cache.run)
 
     def _look_after_itself(self) -> None:
         """What goes on beside the work: what systemd shows, settings and certificates that change."""

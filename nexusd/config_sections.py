@@ -193,7 +193,7 @@ class EmbeddingConfig(Section, frozen=True, kw_only=True):
 class RerankConfig(Section, frozen=True, kw_only=True):
     """A second opinion on the best hits of a search, off by default. `model`: a directory (onnx), or a name (http)."""
 
-    provider: Literal["off", "onnx", "http"] = "off"
+    provider: Literal["none", "onnx", "http"] = "none"
     model: str | None = None
     url: str | None = None
     api_key: str | None = None
