@@ -391,6 +391,7 @@ async def test_a_crash_at_any_step_of_a_rebuild_leaves_one_valid_shard_with_ever
     assert not list(tmp_path.glob("*.broken-*"))
 
 
+@pytest.mark.alone
 async def test_rebuilds_under_writes_and_searches_lose_nothing_double_nothing_and_stall_nobody(
     tmp_path: Path,
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_reload_waits_for_its_outcome_and_fails_where_the_file_is_bad(running:
     assert (failures, running.main_pid()) == ([], pid)
 
 
+@pytest.mark.alone
 def test_it_is_ready_within_a_second(running: Installed) -> None:
     running.machine.run("systemctl", "restart", "nexusd")
     stat = running.machine.output("cat", f"/proc/{running.main_pid()}/stat")
@@ -143,6 +144,7 @@ def test_it_is_ready_within_a_second(running: Installed) -> None:
     assert took_us < 1_000_000 or user + system < 100   # of 10 ms: who waits for a busy machine's processor is not slow
 
 
+@pytest.mark.alone
 def test_the_watchdog_leaves_alone_what_gets_on_and_restarts_what_hangs(running: Installed) -> None:
     running.drop_in("[Service]\nWatchdogSec=1s\nRestartSec=100ms\n")
     running.machine.run("systemctl", "restart", "nexusd")

@@ -13,6 +13,8 @@ from nexusd.store.meta import get_meta, set_meta
 # tens of nanoseconds a number: work that takes as long as the test wants
 COUNT_TO = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?) SELECT count(*) FROM n"
 
+pytestmark = pytest.mark.alone  # a batch is 5 ms of work
+
 
 class Nobody:
     """A reply that nobody reads: the batch must never touch it."""
