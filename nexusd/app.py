@@ -69,9 +69,7 @@ class App:
                 await parts.index.start()
                 stack.push_async_callback(parts.models.close)
                 await parts.models.start()
-                if parts.reranker is not None:
-                    stack.push_async_callback(parts.reranker.close)
-                    await parts.reranker.start()
+                await parts.start_reranker(stack)
                 stack.push_async_callback(parts.supervisor.close)
                 self._start_work()
                 gc.collect()

@@ -6,6 +6,7 @@ nothing: in what order they start and stop is `nexusd.app`'s.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -310,6 +311,12 @@ class Parts:
         await self.models.open()
         self.collections.adopt(Collections(self.store, self.index, self.serving.model))
         self.worker.adopt(self.serving.model, self.collections)
+
+    async def start_reranker(self, stack: contextlib.AsyncExitStack) -> None:
+        """Where there is one; `stack` closes it."""
+        if self.reranker is not None:
+            stack.push_async_callback(self.reranker.close)
+            await self.reranker.start()
 
     def _index_came_up(self) -> None:
         self.worker.index_up()

@@ -19,7 +19,15 @@ from rich.text import Text
 from nexusd.cli.texts import age, count, duration, excerpt, highlights, safe, size, words
 from nexusd.model.entities import Entity
 from nexusd.model.episodes import Episode
-from nexusd.model.memory import Collection, EngineScore, MemoryContext, MemoryHit, MemoryHits, MemoryRecord
+from nexusd.model.memory import (
+    Collection,
+    EngineScore,
+    HitExplanation,
+    MemoryContext,
+    MemoryHit,
+    MemoryHits,
+    MemoryRecord,
+)
 from nexusd.model.summaries import Summary
 
 _USER_CHARACTERS = 240
@@ -37,6 +45,7 @@ _REASONS = {"recent": "recent turn", "summary": "so far", "hit": "found", "entit
 _HELP_FOR_DEGRADED = {
     "index": "the vector index does not answer: found by words only",
     "embedder": "the embedding model does not answer: found by words only",
+    "reranker": "the reranker did not answer in time: in the first order",
 }
 
 
@@ -78,8 +87,7 @@ def hits(found: MemoryHits, query: str, now_ms: int) -> RenderableType:
             explained.append_text(_engine("words", hit.explain.keyword))
             explained.append("   ")
             explained.append_text(_engine("meaning", hit.explain.semantic))
-            if hit.explain.neighbours:
-                explained.append(f"   neighbours: {hit.explain.neighbours:+.2f}")
+            explained.append(_further_parts(hit.explain))
             lines.append(explained)
         parts.extend(lines)
     if not found.items:
@@ -327,6 +335,16 @@ def _title_and_body(record: MemoryRecord) -> tuple[str, str]:
     if isinstance(record, Summary):
         return "", record.content
     return record.role, record.content
+
+
+def _further_parts(explain: HitExplanation) -> str:
+    """What made a score beside the engines, as far as it did anything."""
+    added = {"neighbours": explain.neighbours, "session": explain.session, "time": explain.time}
+    factors = {"weight": explain.weight, "recency": explain.recency}
+    parts = [f"{name}: {part:+.2f}" for name, part in added.items() if part]
+    parts += [f"{name}: times {factor:.2f}" for name, factor in factors.items() if factor != 1]
+    parts += [f"reranked: {explain.reranked:.2f}"] if explain.reranked is not None else []
+    return "".join(f"   {part}" for part in parts)
 
 
 def _engine(name: str, score: EngineScore | None) -> Text:

@@ -94,7 +94,8 @@ def test_status_of_a_daemon_without_faults_mentions_none() -> None:
 
 def test_a_packages_text_ends_where_the_rule_begins() -> None:
     package = msgspec.convert(
-        {"text": "[Mon]\nUser: hi\n\n", "tokens": 1, "tokenBudget": 2, "items": [], "leftOut": [], "degraded": []},
+        {"text": "[Mon]\nUser: hi\n\n", "tokens": 1, "tokenBudget": 2, "counted": "estimate", "items": [],
+         "leftOut": [], "degraded": []},
         MemoryContext,
     )
     assert "User: hi\n───" in drawn(render.context(package, NOW_MS))
@@ -103,8 +104,8 @@ def test_a_packages_text_ends_where_the_rule_begins() -> None:
 @given(st.text(), st.integers(20, 120))
 def test_stored_text_is_never_markup_and_never_breaks_the_page(text: str, width: int) -> None:
     package = msgspec.convert(
-        {"text": f"[red]{text}[/nothing]", "tokens": 1, "tokenBudget": 2, "items": [], "leftOut": [],
-         "degraded": []},
+        {"text": f"[red]{text}[/nothing]", "tokens": 1, "tokenBudget": 2, "counted": "estimate", "items": [],
+         "leftOut": [], "degraded": []},
         MemoryContext,
     )  # fmt: skip
     page = drawn(render.context(package, NOW_MS), width)
@@ -157,7 +158,8 @@ def test_pieces_of_a_package_are_named_by_kind_where_there_are_several() -> None
             {"collection": name, "id": 4, "reason": reason, "tokens": 9, "score": None, "createdAt": NOW_MS}
             for name, reason in zip(collections, ("recent", "entity"), strict=False)
         ]
-        package = {"text": "x", "tokens": 9, "tokenBudget": 20, "items": items, "leftOut": [], "degraded": []}
+        package = {"text": "x", "tokens": 9, "tokenBudget": 20, "counted": "estimate", "items": items, "leftOut": [],
+                   "degraded": []}  # fmt: skip
         return drawn(render.context(msgspec.convert(package, MemoryContext), NOW_MS))
 
     assert "#4      recent turn" in page("episodes")
