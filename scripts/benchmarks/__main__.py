@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -316,7 +317,47 @@ def measure_outbox(options: Options, report: Report) -> None:
     report.add("  what the outbox adds to a create", f"{added:+.1%}", "under 10%", holds=added < 0.1)
 
 
-PARTS = {"small": measure_small_store, "large": measure_large_store, "outbox": measure_outbox}
+def measure_index(options: Options, report: Report) -> None:
+    """Filling a wiped index from stored vectors, and a verification of it: how long, and what it takes from writers."""
+    data = options.work / "index"
+    prefill(data / "nexus.db", options.episodes)
+    with running(data) as daemon:
+        began_s = time.perf_counter()
+        daemon.wait_until(lambda: daemon.call("outbox.status")["pending"] == 0, every_s=0.1)
+        rate = options.episodes / (time.perf_counter() - began_s + daemon.start_s)
+        report.add(f"{options.episodes:,} rows from stored vectors", f"{rate:,.0f}/s", "at least 5,000/s",
+                   holds=rate >= 5000)
+        daemon.wait_until(lambda: not daemon.call("system.status")["index"]["rebuilding"], every_s=1)
+        began_s = time.perf_counter()
+        agrees = daemon.call("index.verify", timeoutMs=60_000)["agrees"]
+        took_s = time.perf_counter() - began_s
+        if not agrees:
+            raise RuntimeError("the index does not agree with the rows")
+        report.add(f"verification of {options.episodes:,} rows", f"{took_s:.1f} s", "under 15 s", holds=took_s < 15)
+        bodies = [request("episodes.create", body) for body in new_episodes()]
+        results: tuple[list[Result], list[Result]] = ([], [])
+        for _ in range(TURNS // 2):
+            for verifying, into in zip((False, True), results, strict=True):
+                if verifying:
+                    daemon.call("index.verify", timeoutMs=1)
+                seconds = options.seconds / (TURNS // 2)
+                into.append(load(daemon.connect, bodies, NdjsonFraming(), options, clients=8, seconds=seconds))
+                if verifying and not _verifies(daemon):
+                    report.add("  (a verification ended before the load did)", "")
+                daemon.wait_until(lambda: not _verifies(daemon), timeout_s=120)
+    plain, disturbed = (together(each).rate for each in results)
+    report.add("creates, 8 clients, without a verification", f"{plain:,.0f}/s")
+    report.add("creates, 8 clients, while one runs", f"{disturbed:,.0f}/s", "at least 80% of that",
+               holds=disturbed >= 0.8 * plain)
+
+
+def _verifies(daemon: MeasuredDaemon) -> bool:
+    job = daemon.call("index.status")["job"]
+    return job is not None and bool(job["state"] == "running")
+
+
+PARTS = {"small": measure_small_store, "large": measure_large_store, "outbox": measure_outbox,
+         "index": measure_index}
 
 
 def main() -> None:
