@@ -20,11 +20,13 @@ THINGS = ("kettle", "boiler", "greenhouse", "violin", "bicycle", "letter", "lamp
 class Household:
     """`call(method, **params)` is how it speaks. `took_s` has how long it waited for each write."""
 
-    def __init__(self, call: Call, *, seed: int = 1) -> None:
+    def __init__(self, call: Call, *, seed: int = 1, owner: str = "") -> None:
+        """`owner` begins the names of its things, where several households share a daemon."""
         self.chance = random.Random(seed)
         self.took_s: list[float] = []
         self.last = ""  # a word that only the exchange written last has
         self._call = call
+        self._owner = owner
         self._held: dict[str, list[Any]] = {name: [] for name in TABLES}
         self._session = self._write("sessions.create", externalId=f"hall-{seed}")["id"]
         self._conversation = self._write("conversations.create", title="hall")["id"]
@@ -78,7 +80,7 @@ class Household:
             self._write(f"{collection}.delete", id=id_)
 
     def _know(self) -> None:
-        name = f"{self.chance.choice(THINGS)} {self.chance.randrange(40)}"
+        name = f"{self._owner}{self.chance.choice(THINGS)} {self.chance.randrange(40)}"
         made = self._write("entities.upsert", name=name, type="thing", notes=self._words())
         if made["created"]:
             self._held["entities"].append(made["id"])
@@ -92,7 +94,7 @@ class Household:
         self._held["summaries"].append(made["id"])
 
     def _keep(self) -> None:
-        key = f"note {self.chance.randrange(40)}"
+        key = f"{self._owner}note {self.chance.randrange(40)}"
         self._write("vectors.store", id=key, text=self._words())
         if key not in self._held["vectors"]:
             self._held["vectors"].append(key)

@@ -24,7 +24,7 @@ from typing import Any
 from harness.daemon import Daemon
 from harness.household import THINGS, Household
 
-from nexusd.client import Client, ClientError, Events
+from nexusd.client import Client, ClientError, Events, RpcError
 
 ROWS = 1500  # of one household; beyond that something is forgotten for everything new
 WARM_UP = 1 / 3  # of the time between two restarts, after which figures count
@@ -39,7 +39,7 @@ class Steady(Household):
     def __init__(self, client: Client, latencies: dict[str, list[float]], *, seed: int) -> None:
         self._client = client
         self._latencies = latencies
-        super().__init__(self.timed, seed=seed)
+        super().__init__(self.timed, seed=seed, owner=f"{seed} ")
 
     def use(self, client: Client, latencies: dict[str, list[float]]) -> None:
         """Go on over another connection."""
@@ -160,7 +160,7 @@ class Soak:
                     began_s = time.monotonic()
                     self._households[seed].turn()
                     stop.wait(max(0.0, 1 / self._rate - (time.monotonic() - began_s)))
-            except ClientError as error:
+            except (ClientError, RpcError) as error:  # told in the verdict, as a client that gave up
                 self.errors[f"{type(error).__name__}: {error}"] += 1
 
     def _listen(self, stream: Events) -> None:

@@ -143,7 +143,7 @@ class Campaign:
         if lane is None:
             self._serial += 1
             name = f"{kind}{self._serial}"
-            disk = disk_for(kind, self._scratch / name, number)
+            disk = disk_for(kind, self._scratch / name)
             index = "embedded" if chance.random() < self._embedded_share else "held"
             lane = self._lanes[kind] = Lane(spawner, self._scratch, disk, chance, index=index, name=name)
         lane.chance.setstate(chance.getstate())

@@ -57,9 +57,12 @@ class Mounted(Disk):
 
     def fill(self, room: int) -> None:
         """Leave so many bytes of it."""
-        free = shutil.disk_usage(self.path).free
-        with (self.path / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            os.posix_fallocate(filler.fileno(), 0, max(4096, free - room))
+        block = b"x" * 65536
+        with (self.path / "filler").open("wb", buffering=0) as filler:
+            with contextlib.suppress(OSError):  # full: that is the point
+                while filler.write(block):
+                    pass
+            filler.truncate(max(0, filler.tell() - room))
 
     def empty(self) -> None:
         """Give the room back."""
@@ -105,25 +108,27 @@ class LoopExt4(Mounted):
         self._image.unlink()
 
 
-def why_no_mounts() -> str | None:
+def why_no_mounts(scratch: Path) -> str | None:
     """Why file systems cannot be mounted here; None if they can."""
     if os.geteuid() != 0:
         return "needs root to mount file systems"
-    if shutil.which("mount") is None:
-        return "there is no mount"
-    return None
+    return _why_not(SmallTmpfs(scratch / "try"))
 
 
 def why_no_loop(scratch: Path) -> str | None:
     """Why ext4 on a loop device cannot be had here; None if it can."""
-    if (reason := why_no_mounts()) is not None:
+    if (reason := why_no_mounts(scratch)) is not None:
         return reason
     if shutil.which("mkfs.ext4") is None:
         return "there is no mkfs.ext4"
-    disk = LoopExt4(scratch / "try")
+    return _why_not(LoopExt4(scratch / "try"))
+
+
+def _why_not(disk: Disk) -> str | None:
     try:
         disk.attach()
     except subprocess.CalledProcessError as error:
-        return f"no loop device: {error.stderr.decode().strip()}"
+        shutil.rmtree(disk.path)
+        return f"a {type(disk).__name__} cannot be mounted: {error.stderr.decode().strip()}"
     disk.detach()
     return None

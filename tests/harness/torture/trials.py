@@ -91,7 +91,9 @@ def full(lane: Lane, _number: int) -> str:
     with lane.load() as load:
         _work(lane, load)
         disk.fill(chance.choice((0, 0, 4096, 65536, 600_000)))
-        load.pump(lambda: load.refusals.count("disk_full") > 3 + chance.randrange(20), seconds=10)
+        refusals = 3 + chance.randrange(20)
+        if not load.pump(lambda: load.refusals.count("disk_full") > refusals) and not load.ended:
+            raise Ended("the disk does not become full")
         if what != "room again":
             lane.kill()
             load.hear_out()
@@ -258,7 +260,7 @@ KINDS: dict[str, Trial] = {
 }  # fmt: skip
 
 
-def disk_for(kind: str, path: Path, number: int) -> Disk:
+def disk_for(kind: str, path: Path) -> Disk:
     """The disk that a lane of this kind lies on."""
     if kind == "power":
         return LoopExt4(path)
@@ -271,4 +273,4 @@ def why_not(kind: str, scratch: Path) -> str | None:
     """Why trials of this kind cannot be had here; None if they can."""
     if kind == "power":
         return why_no_loop(scratch)
-    return why_no_mounts() if kind == "full" else None
+    return why_no_mounts(scratch) if kind == "full" else None
