@@ -28,6 +28,7 @@ from nexusd.client import Client, ClientError, Events, RpcError
 
 ROWS = 1500  # of one household; beyond that something is forgotten for everything new
 WARM_UP = 1 / 3  # of the time between two restarts, after which figures count
+FILLING = 1 / 5  # of the run, after which they do: the store grows to its size, and the first daemon had it small
 MAY_RISE_MB = 12.0  # over the whole run, by the fitted line: what an allocator keeps and gives back by chance
 MAY_RISE_SHARE = 0.05
 MAY_RISE_DESCRIPTORS = 4.0
@@ -180,7 +181,8 @@ class Soak:
 
     def rises(self) -> dict[str, tuple[float, float, bool]]:
         """Of each figure: its mean, how much it rose over the run by the fitted line, and whether that is flat."""
-        steady = [sample for sample in self.samples if sample.age >= WARM_UP]
+        filled_s = FILLING * self.samples[-1].at_s
+        steady = [sample for sample in self.samples if sample.age >= WARM_UP and sample.at_s >= filled_s]
         found = {}
         for name in ("daemon_mb", "children_mb", "descriptors"):
             values = [float(getattr(sample, name)) for sample in steady]

@@ -32,6 +32,9 @@ def main() -> int:
     )
     try:
         clean = campaign.run()
+    except KeyboardInterrupt:
+        print(f"cut off; --resume {directory} goes on", flush=True)
+        clean = False
     finally:
         print(f"seed {campaign.seed}\n{campaign.table()}", flush=True)
     return 0 if clean else 1
