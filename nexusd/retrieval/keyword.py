@@ -20,8 +20,8 @@ from nexusd.store.memory_filter import TEXT_TABLES, filter_condition, within_spa
 from nexusd.store.recall import Key, by_collection
 
 # Common words beside the budget of rows are looked for among the candidates alone, which costs a third as much; those
-# that a fifth of a hundred thousand rows hold tell nothing.
-PRESENT_BUDGET = 4 * ROW_BUDGET
+# that a tenth of a hundred thousand rows hold tell little.
+PRESENT_BUDGET = 2 * ROW_BUDGET
 MAX_WORDS_IN_FORMS = 20     # a longer query is a text, and finds what it is about without them
 
 

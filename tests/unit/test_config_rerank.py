@@ -12,7 +12,7 @@ from nexusd.errors import ConfigError
 
 def load(**settings: str) -> RerankConfig:
     environ = {f"NEXUSD_SEARCH__RERANK__{name}": value for name, value in settings.items()}
-    return load_settings(environ=environ).config.search.rerank
+    return load_settings(config=None, data=None, environ=environ).config.search.rerank
 
 
 def test_reranker_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
