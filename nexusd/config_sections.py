@@ -77,6 +77,9 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     max_connections_per_peer: Positive = 128
     max_unauthenticated_per_peer: Positive = 16
     max_depth: Annotated[int, Meta(ge=2, le=150)] = 64
+    max_values: Annotated[int, Meta(ge=1000, le=2**31)] = 250_000
+    request_timeout_s: Seconds = 30.0
+    batch_timeout_s: Seconds = 60.0
     first_byte_timeout_s: Seconds = 30.0
     login_timeout_s: Seconds = 5.0
     idle_timeout_s: Seconds = 3600.0

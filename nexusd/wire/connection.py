@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from enum import Enum
+from time import perf_counter
 from typing import Any
 
 from nexusd.config_sections import LimitsConfig
 from nexusd.errors import RpcError, Unauthenticated
 from nexusd.wire.auth import MISSING, REFUSAL
+from nexusd.wire.connection_state import Stall, State
 from nexusd.wire.front import Front
 from nexusd.wire.methods import Principal
 from nexusd.wire.peers import Peer
 from nexusd.wire.registry import Registry
+from nexusd.wire.shares import Share
 
 # Unsent replies past this stop the reading of further requests; more only delays noticing a slow client.
 WRITE_HIGH_WATER_BYTES = 1024 * 1024
@@ -32,15 +34,6 @@ REFUSAL_WAIT_S = 1.0
 # Requests of one connection answered at once, without a pause for others: about a millisecond.
 MAX_ANSWERED_IN_A_TURN = 32
 _SPACE = 0x20
-
-
-class State(Enum):
-    """What is done with bytes that come in."""
-
-    OPEN = "open"               # requests
-    DRAINING = "draining"       # requests still, and the close when none is under way
-    DISCARDING = "discarding"   # nothing: an error ended it, or the peer's end of stream was reached
-    CLOSED = "closed"           # nothing; at most what was written still goes out
 
 
 class Connection(asyncio.Protocol):
@@ -56,6 +49,7 @@ class Connection(asyncio.Protocol):
         self.peer: Peer | None = None       # set once it is counted in
         self.is_admitted = False            # whether it has a role, or showed a token
         self._principal: Principal | None = None    # the peer's, or of who logged in
+        self._share: Share | None = None    # of the loop's time; set with the principal
         self._made_s = loop.time()
         self._registry = registry
         self._limits = limits
@@ -73,8 +67,7 @@ class Connection(asyncio.Protocol):
         self._active_s = loop.time()
         self._partial_since_s: float | None = None
         self._linger_until_s: float | None = None
-        self._stalled_since_s = 0.0
-        self._stalled_bytes = 0
+        self._stall = Stall()
         self._on_writable: list[Callable[[], None]] = []
         self._on_closed: list[Callable[[], None]] = []
 
@@ -87,6 +80,7 @@ class Connection(asyncio.Protocol):
         try:
             self.peer = self._registry.joined(self, transport)
             self._principal = self.peer.principal
+            self._share = self._registry.shares.join(self._principal.client)
             self.is_admitted = self._principal.role != "none"
         except RpcError as error:
             self._refused = error
@@ -98,6 +92,8 @@ class Connection(asyncio.Protocol):
         self._state = State.CLOSED
         self._lost = True
         self._registry.left(self)
+        if self._principal is not None:
+            self._registry.shares.leave(self._principal.client)
         self._front = None      # it knows us: nobody would find that out before the next garbage collection
         self._on_writable.clear()
         waiting, self._on_closed = self._on_closed, []
@@ -200,6 +196,11 @@ class Connection(asyncio.Protocol):
         """Whether another request may come after the one that is answered."""
         return self._state is State.OPEN
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._lost
+
     def peer_address(self) -> str | None:
         """The address that it comes from; None on the Unix socket."""
         return None if self.peer is None else self.peer.address
@@ -211,6 +212,8 @@ class Connection(asyncio.Protocol):
 
     def become(self, principal: Principal) -> None:
         """What comes from now on is this principal's."""
+        self._registry.shares.leave(self.principal.client)
+        self._share = self._registry.shares.join(principal.client)
         self._principal = principal
         self.admit()
 
@@ -234,7 +237,7 @@ class Connection(asyncio.Protocol):
             if self._transport.get_write_buffer_size() >= self._limits.max_write_buffer_bytes:
                 self._transport.abort()
                 return
-            self._stalled_bytes += len(data)
+            self._stall.bytes += len(data)
         self._transport.write(data)    # uvloop sends all that one turn of the loop wrote in one call
 
     def end_with(self, last: bytes) -> None:
@@ -273,17 +276,20 @@ class Connection(asyncio.Protocol):
 
     def _start_requests(self) -> None:
         """Start requests while there is room for them; then read on or pause."""
-        front = self._front
-        if front is None or self._yielded:  # others come first; `_go_on` will
+        front, share = self._front, self._share
+        if front is None or share is None or self._yielded:     # others come first; `_go_on` will
             return
         started = 0
         while self._writable and self._in_flight < front.max_in_flight:
             if self._state is State.DISCARDING or self._state is State.CLOSED:
                 return
-            if started == MAX_ANSWERED_IN_A_TURN:
-                self._go_on_later()
+            if started == MAX_ANSWERED_IN_A_TURN or share.is_spent:
+                self._go_on_later(share)
                 break
-            if not front.start_next(ended=self._ended):
+            began_s = perf_counter()
+            has_started = front.start_next(ended=self._ended)
+            share.took(perf_counter() - began_s)
+            if not has_started:
                 break
             started += 1
         if not front.has_partial:
@@ -292,10 +298,10 @@ class Connection(asyncio.Protocol):
             self._partial_since_s = self._loop.time()
         self._pace_reading()
 
-    def _go_on_later(self) -> None:
+    def _go_on_later(self, share: Share) -> None:
         """Other connections have their turn before the rest of this one's requests."""
         self._yielded = True
-        self._loop.call_soon(self._go_on)
+        share.wait(self._go_on)
 
     def _go_on(self) -> None:
         self._yielded = False
@@ -364,16 +370,11 @@ class Connection(asyncio.Protocol):
 
     def _watch_unsent(self) -> None:
         """From now on something must move."""
-        self._stalled_since_s = self._loop.time()
-        self._stalled_bytes = self._transport.get_write_buffer_size()
+        self._stall.begin(self._transport.get_write_buffer_size(), self._loop.time())
 
     def _check_stall(self, now_s: float) -> None:
         """Slow is fine, as long as something moves."""
-        unsent = self._transport.get_write_buffer_size()
-        if unsent < self._stalled_bytes:
-            self._stalled_bytes = unsent
-            self._stalled_since_s = now_s
-        elif now_s - self._stalled_since_s >= self._limits.write_stall_timeout_s:
+        if self._stall.lasts_s(self._transport.get_write_buffer_size(), now_s) >= self._limits.write_stall_timeout_s:
             self._transport.abort()
 
     def _close_if_done(self) -> None:

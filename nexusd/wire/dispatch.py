@@ -13,7 +13,6 @@ by key took in all, it had 17, and the replies are the same byte for byte (the t
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
 import secrets
@@ -34,17 +33,18 @@ from nexusd.errors import (
     InvalidRequest,
     RateLimited,
     RpcError,
-    TooLarge,
     Unauthenticated,
 )
 from nexusd.model.fields import Params
 from nexusd.wire.audit import Audit
 from nexusd.wire.auth import MISSING
+from nexusd.wire.batches import Answer, answer_batch
 from nexusd.wire.counters import Counters
 from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
 from nexusd.wire.gate import Gate
 from nexusd.wire.methods import Call, Client, Method, MethodTable, Principal, Role, no_such_method
 from nexusd.wire.replies import ReplyMembers, Shape, encode, error_reply
+from nexusd.wire.turns import Turns
 from nexusd.wire.validation import by_name, validate
 
 ALWAYS_ANSWERED = frozenset({"health"})     # also while starting and stopping: that is when people ask
@@ -52,7 +52,6 @@ KEY_PARAMETER = "idempotencyKey"
 UNKNOWN_METHOD = "(unknown)"                # one entry for all names that are none, or the figures would grow
 
 T = TypeVar("T")
-Answer = bytes | None
 OnChange = Callable[[Method, Params, Any], None]    # told of every mutating call that succeeded; must not raise
 
 _RANK: dict[Role, int] = {"none": 0, "read": 1, "write": 2, "admin": 3}
@@ -76,6 +75,7 @@ class _Exchange(Struct, frozen=True):
     batched: bool
     shape: Shape[Any]
     key: str | None     # the idempotencyKey, where it came beside the parameters
+    size: int = 0       # bytes of its message
     under_way: bool = False     # a further call of a request that was let in before
 
 
@@ -103,7 +103,8 @@ class _Adapter:
         began_s = self._dispatcher.clock.monotonic_s()
         try:
             call, params = self._prepare(exchange)
-            outcome = self._succeed(exchange, params, await self._method.handler(call, params))
+            result = await self._dispatcher.turns.call(self._method, call, params, exchange.size)
+            outcome = self._succeed(exchange, params, result)
         except Exception as error:  # noqa: BLE001 - the boundary
             outcome = self._failure(error, exchange)
         self._finish(began_s, exchange)
@@ -264,6 +265,7 @@ class Dispatcher:
         self.log = log if log is not None else structlog.get_logger("nexusd.wire")
         self.set_slow_request(slow_request_ms)
         self._limits = limits
+        self.turns = Turns(limits, self.clock)
         self._adapters = _Adapters(self, table)
         self._members = ReplyMembers()
         # eight random digits tell this run's ids from every other run's in the same journal
@@ -273,6 +275,7 @@ class Dispatcher:
     def set_limits(self, limits: LimitsConfig) -> None:
         """Hold messages to these limits from now on."""
         self._limits = limits
+        self.turns.set_limits(limits)
 
     def set_slow_request(self, milliseconds: int) -> None:
         """Log requests that take this long."""
@@ -287,20 +290,27 @@ class Dispatcher:
         raises anything but cancellation.
         """
         try:
-            message = read_message(frame, max_depth=self._limits.max_depth, max_batch=self._limits.max_batch)
+            message = read_message(
+                frame, max_depth=self._limits.max_depth, max_batch=self._limits.max_batch,
+                max_values=self._limits.max_values,
+            )
             if isinstance(message, Request):
-                return self._begin(message, principal, client, key=key)
+                return self._begin(message, principal, client, key=key, size=len(frame))
             if isinstance(message, Refused):
                 return error_reply(message.id, message.error, self._next_id())
             if key is not None:
                 return self.refusal(InvalidRequest("An Idempotency-Key is for a single request, not for a batch."))
         except Exception as error:  # noqa: BLE001 - the boundary
             return self._unforeseen(error)
-        return self._answer_batch(message, principal, client)
+        size = len(frame) // len(message)
+        return answer_batch(
+            message, self._limits,
+            lambda request: self._begin(request, principal, client, batched=True, size=size), self._next_id,
+        )
 
     def invoke(
         self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None, *,
-        under_way: bool = False,
+        under_way: bool = False, size: int = 0,
     ) -> T | Awaitable[T]:
         """Call a method by name; its outcome in this shape, as an awaitable where something must be waited for.
 
@@ -308,7 +318,8 @@ class Dispatcher:
         further call of the same request. Raises nothing but cancellation.
         """
         exchange = _Exchange(
-            params, principal, self._next_id(), None, batched=False, shape=shape, key=key, under_way=under_way
+            params, principal, self._next_id(), None, batched=False, shape=shape, key=key, size=size,
+            under_way=under_way,
         )
         adapter: Any = self._adapters[method]
         outcome: T | Awaitable[T] = (adapter.answer_now if adapter.immediate else adapter.answer)(exchange)
@@ -344,39 +355,11 @@ class Dispatcher:
                        kind=InternalError.kind, exc_info=error)
         return InternalError()
 
-    async def _answer_batch(
-        self, batch: list[Request | Refused], principal: Principal, client: Client | None
-    ) -> Answer:
-        """One after the other, so that a later request finds what an earlier one wrote."""
-        replies: list[Raw] = []
-        room = self._limits.max_write_buffer_bytes  # a batch of long replies must not fill the memory either
-        for element in batch:
-            if isinstance(element, Request) and room > 0:
-                answer = self._begin(element, principal, client, batched=True)
-                if answer is None or isinstance(answer, bytes):
-                    reply = answer
-                    await asyncio.sleep(0)  # it waited for nothing: others come before the next element
-                else:
-                    reply = await answer
-            else:
-                reply = self._refuse_element(element)
-            if reply is not None:
-                room -= len(reply)
-                replies.append(Raw(reply))
-        return encode(replies) if replies else None
-
-    def _refuse_element(self, element: Request | Refused) -> Answer:
-        """What is no request, or comes after the replies have filled their room: that one is not carried out."""
-        if isinstance(element, Refused):
-            return error_reply(element.id, element.error, self._next_id())
-        error = TooLarge("The replies to this batch are too long together; this request was not carried out.")
-        return None if element.id is NO_ID else error_reply(element.id, error, self._next_id())
-
     def _begin(
         self, request: Request, principal: Principal, client: Client | None, *, batched: bool = False,
-        key: str | None = None,
+        key: str | None = None, size: int = 0,
     ) -> Answer | Awaitable[Answer]:
-        exchange = _Exchange(request.params, principal, self._next_id(), client, batched, self._members, key)
+        exchange = _Exchange(request.params, principal, self._next_id(), client, batched, self._members, key, size)
         adapter = self._adapters[request.method]
         if not adapter.immediate:
             return self._wait_for(request, exchange)

@@ -21,8 +21,15 @@ from nexusd.errors import InvalidRequest, ParseError, RpcError, TooLarge
 _MAYBE_HUGE_NUMBER = re.compile(rb"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
 _MAX_INTEGER = 2**63 - 1
 
+# Parsing holds the interpreter's lock, so that a thread of its own would hold up everybody just as well: what takes
+# too long has to be refused before. A list or an object costs as much as so many numbers.
+VALUES_A_CONTAINER = 10
+DEFAULT_MAX_VALUES = 250_000
+
 MAX_COMPLAINT = 200     # characters of the parser's words, which may hold a key of any length
 TOO_DEEP = "The message is nested too deep."
+BACKSLASHES = b"\\\\"     # two: an escaped one
+QUOTED_QUOTE = b'\\"'
 _JITER_DEPTH_MESSAGE = "recursion limit exceeded"   # its own limit is 200, above every max_depth
 
 
@@ -54,16 +61,16 @@ class Refused(Struct, frozen=True):
 
 
 def read_message(
-    frame: bytes, *, max_depth: int, max_batch: int
+    frame: bytes, *, max_depth: int, max_batch: int, max_values: int = DEFAULT_MAX_VALUES
 ) -> Request | Refused | list[Request | Refused]:
     """The request, or the elements of the batch, that this frame holds.
 
     Raises:
         ParseError: not JSON, not UTF-8, a duplicate key, NaN, or a number past 64 bits.
         InvalidRequest: an empty batch.
-        TooLarge: nested too deep, or too many requests in the batch.
+        TooLarge: nested too deep, too many values, or too many requests in the batch.
     """
-    message = parse_json(frame, max_depth=max_depth)
+    message = parse_json(frame, max_depth=max_depth, max_values=max_values)
     if not isinstance(message, list):
         return _read_request(message)
     if not message:
@@ -73,13 +80,15 @@ def read_message(
     return [_read_request(element) for element in message]
 
 
-def parse_json(data: bytes, *, max_depth: int) -> Any:
+def parse_json(data: bytes, *, max_depth: int, max_values: int = DEFAULT_MAX_VALUES) -> Any:
     """Strict JSON: no duplicate keys, no NaN or infinity, no lone surrogates, nesting within `max_depth`.
 
     Raises:
         ParseError: it is not that.
-        TooLarge: nested too deep.
+        TooLarge: nested too deep, or more values than are taken.
     """
+    if len(data) > max_values // 4:     # an empty list and its comma are three bytes, and count eleven
+        _check_amount(data, max_values)
     try:
         value = jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:
@@ -90,6 +99,20 @@ def parse_json(data: bytes, *, max_depth: int) -> Any:
     if data.count(b"[") + data.count(b"{") > max_depth or _MAYBE_HUGE_NUMBER.search(data):
         _check_values(value, max_depth)
     return value
+
+
+def _check_amount(data: bytes, max_values: int) -> None:
+    """Hold the number of values, without making any of them."""
+    if _amount(data) <= max_values:
+        return
+    # Commas and brackets within texts were counted, too: once more without the texts.
+    plain = data.replace(BACKSLASHES, b"").replace(QUOTED_QUOTE, b"")
+    if plain.count(b'"') > 4 * max_values or _amount(b"".join(plain.split(b'"')[::2])) > max_values:
+        raise TooLarge(f"A message holds at most {max_values} values; a list or an object counts as ten.")
+
+
+def _amount(data: bytes) -> int:
+    return data.count(b",") + VALUES_A_CONTAINER * (data.count(b"[") + data.count(b"{"))
 
 
 def _shortened(complaint: str) -> str:

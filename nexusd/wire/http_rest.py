@@ -40,9 +40,9 @@ class Invoker(Protocol):
 
     def invoke(
         self, method: str, params: dict[str, Any], principal: Principal, shape: Shape[T], key: str | None = None, *,
-        under_way: bool = False,
+        under_way: bool = False, size: int = 0,
     ) -> T | Awaitable[T]:
-        """Call a method; `under_way`: it is a further call of a request that was let in before."""
+        """Call a method; `under_way`: it is a further call of a request that was let in before. `size`: its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,9 @@ class RestEndpoint:
         params, in_query = self._read(request, in_path)
         if self.route.whole and "limit" not in in_query:
             return self._answer_whole(params, principal)
-        return self._invoker.invoke(self.route.method, params, principal, self, request.head.header(KEY_HEADER))
+        return self._invoker.invoke(
+            self.route.method, params, principal, self, request.head.header(KEY_HEADER), size=len(request.body)
+        )
 
     # --- the request ---
 
@@ -97,7 +99,9 @@ class RestEndpoint:
         """All parameters, and those of the query alone."""
         params: dict[str, Any] = {}
         if request.body and request.head.verb != "GET":
-            body = parse_json(request.body, max_depth=self._limits.max_depth)
+            body = parse_json(
+                request.body, max_depth=self._limits.max_depth, max_values=self._limits.max_values
+            )
             if not isinstance(body, dict):
                 raise InvalidParams("The body is a JSON object.")
             not_null = self._not_null

@@ -135,6 +135,10 @@ class LineFront:
         """Where it comes from; None on the Unix socket."""
         return self._connection.peer_address()
 
+    def is_gone(self) -> bool:
+        """Whether nobody will read an answer."""
+        return self._connection.is_gone
+
     def become(self, principal: Principal) -> None:
         """It has logged in: what comes from now on is this principal's."""
         self._connection.become(principal)

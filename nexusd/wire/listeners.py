@@ -28,6 +28,7 @@ from nexusd.wire.audit import Audit
 from nexusd.wire.auth import Authenticator
 from nexusd.wire.certificates import proved
 from nexusd.wire.connection import LINGER_S, Connection
+from nexusd.wire.descriptors import room_for
 from nexusd.wire.frames import is_http
 from nexusd.wire.front import Front
 from nexusd.wire.http_front import HttpFront
@@ -35,6 +36,7 @@ from nexusd.wire.http_service import HttpService
 from nexusd.wire.lines import Answerer, LineFront
 from nexusd.wire.peers import Peer, Peers, SocketAccess
 from nexusd.wire.places import Places, is_stranger
+from nexusd.wire.shares import Shares
 from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, listen_tcp
 from nexusd.wire.tls_connection import TlsConnection
 from nexusd.wire.tls_door import TlsDoor
@@ -91,9 +93,18 @@ class Server:
 
     def set_limits(self, limits: LimitsConfig) -> None:
         """Hold connections to these from now on, those that are open too. More of them than may be are not closed."""
-        self._limits = self._places.limits = limits
+        self._limits = limits
+        self._places.limits = self._within_descriptors(limits)
         for connection in list(self._connections):
             connection.set_limits(limits)
+
+    def _within_descriptors(self, limits: LimitsConfig) -> LimitsConfig:
+        """No more connections than leave the daemon the files that it needs for itself."""
+        room = room_for(limits.max_connections + MAX_REFUSALS_WAITING) - MAX_REFUSALS_WAITING
+        if room < limits.max_connections:
+            self._log.warning("too few files may be open for server.limits.maxConnections",
+                              max_connections=limits.max_connections, taken=room)
+        return msgspec.structs.replace(limits, max_connections=room)
 
     @property
     def connections(self) -> int:
@@ -115,12 +126,15 @@ class Server:
 
         Raises:
             ConfigError: an address that may not be listened on, an unknown group, a path that is too long.
-            StartupError: the path or the port is taken, or what systemd passes cannot be used.
+            StartupError: the path or the port is taken, what systemd passes cannot be used, or too few files may
+                be open.
         """
+        self._places.limits = self._within_descriptors(self._limits)
         tcp = self._config.tcp
         listeners = [adopt(fd, name, tcp) for fd, name in self._inherited.items()] or self._open()
         loop = asyncio.get_running_loop()
         self._loop = loop
+        self.shares = Shares(loop)
         self._peers = self._make_peers(listeners)
 
         def connector(message_limit: Callable[[], int]) -> Callable[[], Connection]:

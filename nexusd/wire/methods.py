@@ -35,13 +35,19 @@ class Grant(Protocol):
 class Principal(Struct, frozen=True):
     """Who is calling: a stable name (such as `uid:1000` or `token:4f2a`) and the role it has.
 
-    `peer` is where from, and `grant` what holds beside the role.
+    `peer` is where from, `process` of which process on the Unix socket, and `grant` what holds beside the role.
     """
 
     name: str
     role: Role
     peer: str = ""
     grant: Grant | None = None
+    process: int = 0
+
+    @property
+    def client(self) -> str:
+        """What counts as one client among others: several programs of one user are several."""
+        return f"{self.name} {self.peer} {self.process}" if self.process else f"{self.name} {self.peer}"
 
 
 class Client(Protocol):
@@ -58,6 +64,9 @@ class Client(Protocol):
 
     def address(self) -> str | None:
         """Where it comes from; None on the Unix socket."""
+
+    def is_gone(self) -> bool:
+        """Whether nobody will read an answer."""
 
     def become(self, principal: Principal) -> None:
         """It has logged in: what comes from now on is this principal's."""

@@ -11,7 +11,7 @@ import os
 import pwd
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nexusd.config_access import Callers, read_address, read_callers, read_networks
@@ -42,6 +42,7 @@ class Credentials:
 
     uid: int
     groups: frozenset[int]      # the primary one and all others
+    pid: int = field(default=0, compare=False)
 
 
 class SocketAccess:
@@ -115,7 +116,7 @@ class Peers:
                 f"{name} may not call: it is in none of server.socket.admins, writers and readers, nor in the "
                 "socket's group."
             )
-        return Peer(Principal(name, role, name), name)
+        return Peer(Principal(name, role, name, process=credentials.pid), name)
 
 
 def credentials_of(sock: Any) -> Credentials:
@@ -124,8 +125,8 @@ def credentials_of(sock: Any) -> Credentials:
     Raises:
         OSError: it is gone already.
     """
-    _pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Credentials(uid, frozenset({gid, *_further_groups(sock, uid, gid)}))
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Credentials(uid, frozenset({gid, *_further_groups(sock, uid, gid)}), pid)
 
 
 def _further_groups(sock: Any, uid: int, gid: int) -> list[int]:

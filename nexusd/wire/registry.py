@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from nexusd.wire.peers import Peer
+from nexusd.wire.shares import Shares
 
 if TYPE_CHECKING:
     from nexusd.wire.connection import Connection
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 class Registry(Protocol):
     """What a connection asks of its server."""
+
+    shares: Shares      # of the loop's time
 
     def joined(self, connection: Connection, transport: asyncio.BaseTransport) -> Peer:
         """Count it in. Raises Busy where there are too many already, OSError where there is nobody to tell it."""

@@ -23,6 +23,7 @@ from pathlib import Path
 import recall
 from baseline import bare_creates_per_second, drop_outbox_triggers
 from daemon import MeasuredDaemon, connect_tcp, request, running
+from fairness import AIM, MESSAGE_BYTES, NOISES, compare, percentile_ms, quiet_requests
 from load import Framing, HttpFraming, NdjsonFraming, Result, run_load, together
 from peer import running_peer, why_not
 from prefill import prefill
@@ -31,6 +32,7 @@ from texts import Texts
 CLIENTS = 64
 QUERIES = 200
 READ_EPISODES = 20_000
+FAIR_EPISODES = 5_000
 TURNS = 8
 TCP = {
     "NEXUSD_SERVER__TCP__ENABLED": "true", "NEXUSD_SERVER__TCP__PORT": "0", "NEXUSD_SERVER__TCP__AUTH": "none",
@@ -356,8 +358,39 @@ def _verifies(daemon: MeasuredDaemon) -> bool:
     return job is not None and bool(job["state"] == "running")
 
 
-PARTS = {"small": measure_small_store, "large": measure_large_store, "outbox": measure_outbox,
-         "index": measure_index}
+
+def is_settled(daemon: MeasuredDaemon) -> bool:
+    """Whether nothing is left of what a client asked that is gone."""
+    with daemon.connect() as connection:
+        connection.sendall(get("/metrics").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        figures = connection.makefile("rb").read()
+    return b"\nnexusd_requests_in_flight 1.0\n" in figures    # this one
+
+
+def measure_fairness(options: Options, report: Report) -> None:
+    """A quiet client's 99th percentile, alone and beside one noisy client of every kind."""
+    prefill(options.work / "fair" / "nexus.db", FAIR_EPISODES)
+    settings = {**TCP, "NEXUSD_SERVER__LIMITS__MAX_MESSAGE_BYTES_TCP": str(MESSAGE_BYTES)}
+    with running(options.work / "fair", **settings) as daemon:
+        daemon.wait_until(lambda: daemon.call("outbox.status")["pending"] == 0)
+        daemon.call("memory.search", query="once, so that the model is loaded")
+        for noise in NOISES:
+            for what, requests in quiet_requests().items():
+                alone, beside = (
+                    percentile_ms(one)
+                    for one in compare(
+                        daemon.connect, daemon.tcp_address(), noise, requests, options.seconds,
+                        between=lambda: daemon.wait_until(lambda: is_settled(daemon)),
+                    )
+                )
+                report.add(f"{what} beside {noise}, p99", f"{alone:.1f} -> {beside:.1f} ms",
+                           f"{beside / alone:.1f} x, at most {AIM:g} x", holds=beside <= AIM * alone)
+
+
+PARTS = {
+    "small": measure_small_store, "large": measure_large_store, "outbox": measure_outbox, "fairness": measure_fairness,
+    "index": measure_index,
+}
 
 
 def main() -> None:

@@ -57,6 +57,9 @@ class Listener:
         else:
             self._on_closed.append(function)
 
+    def is_gone(self) -> bool:
+        return self._gone
+
     # --- what a test does with it ---
 
     def read(self, room: int | None = None) -> None:

@@ -65,7 +65,7 @@ class House:
             Method(name="long", summary="Much.", params=Mark, result=str, handler=self.long, role="read",
                    immediate=True),
             Method(name="gather", summary="Wait for the door.", params=NoParams, result=None, handler=self.gather,
-                   role="read"),
+                   role="read", waits=True),
             Method(name="turn", summary="Wait a turn.", params=NoParams, result=None, handler=self.turn, role="read"),
         ])
         return table

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexusd.errors import InvalidRequest, ParseError, RpcError, TooLarge
-from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
+from nexusd.wire.envelope import NO_ID, Refused, Request, parse_json, read_message
 
 
 def read(frame: bytes, *, max_depth: int = 10, max_batch: int = 5) -> Any:
@@ -151,3 +151,28 @@ def test_any_damage_is_read_or_refused(value: object, place: int, damage: bytes)
     frame = json.dumps(value).encode()
     check(frame[:place] + damage + frame[place + len(damage):])
     check(frame[:place])
+
+
+def values(data: bytes, most: int) -> bool:
+    """Whether a message of so many values is taken."""
+    try:
+        parse_json(data, max_depth=10, max_values=most)
+    except TooLarge:
+        return False
+    return True
+
+
+def test_a_message_of_too_many_values_is_refused_before_any_of_them_is_made() -> None:
+    assert values(json.dumps([1] * 1000).encode(), 1009)
+    assert not values(json.dumps([1] * 1001).encode(), 1009)
+    assert values(json.dumps([{}] * 100).encode(), 1109)
+    assert not values(json.dumps([{}] * 101).encode(), 1109)
+    assert not values(b"[" * 200 + b"]" * 200 + b" " * 2000, 1000), "told by its size, before its depth is"
+
+
+@given(st.lists(st.text('a,[{"\\\n\u00e9', min_size=1, max_size=8), min_size=1, max_size=20), st.booleans())
+def test_what_stands_within_a_text_is_no_value(texts: list[str], ascii_only: bool) -> None:
+    data = json.dumps(texts, ensure_ascii=ascii_only).encode() + b" " * 1000
+    exact = len(texts) - 1 + 10
+    assert values(data, exact)
+    assert exact == 10 or not values(data, exact - 1)

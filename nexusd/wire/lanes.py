@@ -1,0 +1,132 @@
+"""Calls under way, dealt out among clients: whoever asks for much waits behind itself and not before others.
+
+Owns the account of calls that take time: how much of them each client has under way, and the order in which the rest
+of its calls begin. Knows neither methods nor what a call does.
+
+A client that is alone has the whole lane. As soon as another one is there too, each has its share of a part that is
+small enough for a newcomer to find little before it: what has begun is not interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from nexusd.errors import Busy
+
+# A client counts as there for so long after its last call: one that asks, reads and asks again is there all the time.
+PRESENT_S = 2.0
+
+
+# Of one client: as many as its connections may have in flight together. Those of connections that it closed meanwhile
+# are carried out as well, so that this is what bounds them.
+MAX_WAITING = 4096
+RETRY_MS = 1000
+
+
+class _Client:
+    """What one client has under way, and what waits behind it."""
+
+    __slots__ = ("busy", "seen_s", "waiting")
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.seen_s = 0.0
+        self.waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        return not self.busy and not self.waiting
+
+
+class Lane:
+    """Calls of one sort. A call weighs at least one; one that weighs more than there is room for goes alone."""
+
+    def __init__(self, alone: int, shared: int, now_s: Callable[[], float]) -> None:
+        """`alone` is what one client may have under way, `shared` what all have together when there are several."""
+        self._alone = alone
+        self._shared = shared
+        self._now_s = now_s
+        self._clients: dict[str, _Client] = {}
+        self._looked_s = now_s()
+        self._present = 1
+
+    def try_enter(self, name: str, weight: int = 1) -> bool:
+        """Enter at once, if it is this client's turn; whether it is."""
+        client = self._seen(name)
+        if client.waiting or not self._fits(client, weight):
+            return False
+        client.busy += weight
+        return True
+
+    async def enter(self, name: str, weight: int = 1) -> None:
+        """Wait for this client's turn. Who has entered leaves again, whatever happens.
+
+        Raises:
+            Busy: too many calls of this client are waiting.
+        """
+        if self.try_enter(name, weight):
+            return
+        client = self._clients[name]
+        if len(client.waiting) >= MAX_WAITING:
+            raise Busy(f"{MAX_WAITING} calls of this client are waiting; no more are taken.", retry_after_ms=RETRY_MS)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        client.waiting.append((weight, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():    # its turn had just come
+                self.leave(name, weight)
+            else:
+                client.waiting.remove((weight, turn))
+                self._go_on(client)     # it may have been too heavy for what waits behind it
+            raise
+
+    def leave(self, name: str, weight: int = 1) -> None:
+        """A call is done: the next of the same client begin."""
+        client = self._clients[name]
+        client.busy -= weight
+        client.seen_s = self._now_s()
+        self._go_on(client)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return sum(len(client.waiting) for client in self._clients.values())
+
+    @property
+    def clients(self) -> int:
+        """Clients that are remembered."""
+        return len(self._clients)
+
+    def _seen(self, name: str) -> _Client:
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = _Client()
+            self._present = len(self._clients)
+        client.seen_s = self._now_s()
+        return client
+
+    def _go_on(self, client: _Client) -> None:
+        while client.waiting and self._fits(client, client.waiting[0][0]):
+            weight, turn = client.waiting.popleft()
+            if not turn.done():
+                client.busy += weight
+                turn.set_result(None)
+
+    def _fits(self, client: _Client, weight: int) -> bool:
+        present = self._count_present()
+        share = self._alone if present == 1 else max(1, self._shared // present)
+        return not client.busy or client.busy + weight <= share
+
+    def _count_present(self) -> int:
+        """Clients that are there. Looked at again when it may have changed: this is asked with every call."""
+        now_s = self._now_s()
+        if now_s - self._looked_s >= PRESENT_S / 4:
+            self._looked_s = now_s
+            gone = [name for name, client in self._clients.items() if client.idle and now_s - client.seen_s > PRESENT_S]
+            for name in gone:
+                del self._clients[name]
+            self._present = max(1, len(self._clients))
+        return self._present

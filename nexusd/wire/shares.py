@@ -1,0 +1,105 @@
+"""The event loop's time, dealt out among clients: no client has more of it than the others let it.
+
+Owns the account of what each client's messages cost the loop, and when it has its next turn. Knows no message.
+
+A client that is alone is not held up. As soon as another one is there, one that used up its slice lets the others pass
+first, and after a single message that took long it rests: such a message holds up everybody, so it has to be rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+PRESENT_S = 2.0     # a client counts as there for so long after its last message
+SLICE_S = 0.001     # of the loop in one go; a small request takes a tenth of it
+LONG_S = 0.005      # a message that took this long was felt by everybody else
+# How many times as long as it took a client rests after one: at a hundred messages a second of somebody else's, one in
+# a hundred finds it in its way.
+REST = 40
+LONGEST_REST_S = 4.0
+
+
+class Share:
+    """One client's turns, whatever number of connections it has."""
+
+    def __init__(self, shares: Shares) -> None:
+        self.connections = 0
+        self.seen_s = 0.0
+        self._shares = shares
+        self._used_s = 0.0              # of the slice
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._next: asyncio.Handle | None = None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether others come first now."""
+        return self._next is not None
+
+    def took(self, seconds: float) -> None:
+        """One of its messages was looked at, and perhaps answered."""
+        self.seen_s = self._shares.now_s()
+        self._used_s += seconds
+        if self._used_s < SLICE_S or self._next is not None:
+            return
+        used_s, self._used_s = self._used_s, 0.0
+        others = self._shares.others_than(self)
+        if not others:
+            rest_s = 0.0
+        elif used_s >= LONG_S:
+            rest_s = min(LONGEST_REST_S, REST * used_s)
+        else:
+            rest_s = others * used_s
+        loop = self._shares.loop
+        self._next = loop.call_later(rest_s, self._go_on) if rest_s else loop.call_soon(self._go_on)
+
+    def wait(self, function: Callable[[], None]) -> None:
+        """Call it when there is time again; in the order in which they come."""
+        self._waiting.append(function)
+        if self._next is None:
+            self._next = self._shares.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._next = None
+        if not self.connections:
+            self._shares.forget_unused()
+        for _ in range(len(self._waiting)):     # who comes again meanwhile has had its turn
+            if self.is_spent:
+                return
+            self._waiting.popleft()()
+        if self._waiting and not self.is_spent:
+            self._next = self._shares.loop.call_soon(self._go_on)
+
+
+class Shares:
+    """All clients that have a connection."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now_s: Callable[[], float] = time.perf_counter) -> None:
+        self.loop = loop
+        self.now_s = now_s
+        self._shares: dict[str, Share] = {}
+
+    def join(self, client: str) -> Share:
+        """The share of a client that has one more connection."""
+        share = self._shares.get(client)
+        if share is None:
+            share = self._shares[client] = Share(self)
+        share.connections += 1
+        return share
+
+    def leave(self, client: str) -> None:
+        """It has one connection less."""
+        self._shares[client].connections -= 1
+        self.forget_unused()
+
+    def forget_unused(self) -> None:
+        """Those without a connection are gone, unless they rest: whoever comes again at once rests on."""
+        for client in [name for name, share in self._shares.items() if not share.connections and not share.is_spent]:
+            del self._shares[client]
+
+    def others_than(self, share: Share) -> int:
+        """How many other clients are there."""
+        since_s = self.now_s() - PRESENT_S
+        return sum(other.seen_s >= since_s for other in self._shares.values() if other is not share)

@@ -1,0 +1,87 @@
+"""When a call that takes time begins, and how long it may take.
+
+Owns which calls count as what, how much of each one client may have under way, and the deadline of a call. Knows no
+method by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import ceil
+from typing import Any
+
+from nexusd.clock import Clock
+from nexusd.config_sections import LimitsConfig
+from nexusd.errors import Busy
+from nexusd.model.fields import Params
+from nexusd.wire.lanes import Lane
+from nexusd.wire.methods import Call, Method
+
+RETRY_MS = 1000
+# Of one client alone: more reads at a time do not make each other faster, and a newcomer waits for those there are.
+READS_ALONE, READS_SHARED = 8, 2
+# Writes of one commit; beside others a part of one. A write weighs one for every so many bytes of its message.
+WRITES_ALONE, WRITES_SHARED = 256, 32
+BYTES_A_WEIGHT = 1024
+
+
+class Turns:
+    """Has methods called, each when it is its client's turn."""
+
+    def __init__(self, limits: LimitsConfig, clock: Clock) -> None:
+        self._limits = limits
+        self._reads = Lane(READS_ALONE, READS_SHARED, clock.monotonic_s)
+        self._writes = Lane(WRITES_ALONE, WRITES_SHARED, clock.monotonic_s)
+
+    def set_limits(self, limits: LimitsConfig) -> None:
+        """Calls that begin from now on have these deadlines."""
+        self._limits = limits
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return self._reads.waiting + self._writes.waiting
+
+    async def call(self, method: Method, call: Call, params: Params, size: int) -> Any:
+        """What the method answers. `size` are the bytes that asked for it.
+
+        A read that is given up may be asked again; of a write only the waiting has an end, so that one that was
+        given up was not carried out.
+
+        Raises:
+            Busy: it took too long, or did not get its turn in time.
+        """
+        if method.waits:    # as long as its caller asks, and for nothing that others want
+            return await method.handler(call, params)
+        if method.mutates:
+            return await self._write(method, call, params, ceil(size / BYTES_A_WEIGHT) or 1)
+        client, lane, timeout_s = call.principal.client, self._reads, self._limits.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                if not (at_once := lane.try_enter(client)):
+                    await lane.enter(client)
+                try:
+                    if not at_once and call.client is not None and call.client.is_gone():
+                        raise Busy("Whoever asked is gone.")
+                    return await method.handler(call, params)
+                finally:
+                    lane.leave(client)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise Busy(f"It took longer than {timeout_s:g} s.", retry_after_ms=RETRY_MS) from None
+
+    async def _write(self, method: Method, call: Call, params: Params, weight: int) -> Any:
+        client, lane, timeout_s = call.principal.client, self._writes, self._limits.request_timeout_s
+        if not lane.try_enter(client, weight):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await lane.enter(client, weight)
+            except TimeoutError:
+                raise Busy(
+                    f"It did not get its turn within {timeout_s:g} s, and was not carried out.", retry_after_ms=RETRY_MS
+                ) from None
+        try:
+            return await method.handler(call, params)
+        finally:
+            lane.leave(client, weight)

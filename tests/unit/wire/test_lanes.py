@@ -1,0 +1,146 @@
+"""A lane: nobody waits behind more than a share of what another client asked for, and nothing is lost or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from fakes.clock import ManualClock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nexusd.errors import Busy
+from nexusd.wire import lanes
+from nexusd.wire.lanes import PRESENT_S, Lane
+
+pytestmark = pytest.mark.anyio
+ALONE, SHARED = 8, 2
+
+
+def make(clock: ManualClock | None = None) -> Lane:
+    return Lane(ALONE, SHARED, (clock or ManualClock()).monotonic_s)
+
+
+def entering(lane: Lane, name: str, count: int, weight: int = 1) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(lane.enter(name, weight)) for _ in range(count)]
+
+
+async def entered(tasks: Sequence[asyncio.Task[None]]) -> int:
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return sum(task.done() for task in tasks)
+
+
+async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_client_that_is_alone_has_the_whole_lane_and_the_rest_waits_in_order() -> None:
+    lane = make()
+    tasks = entering(lane, "noisy", 20)
+    assert await entered(tasks) == ALONE
+    assert lane.waiting == 12
+    lane.leave("noisy")
+    assert await entered(tasks) == ALONE + 1
+    assert [task.done() for task in tasks] == [True] * 9 + [False] * 11
+    await end(tasks)
+
+
+async def test_a_newcomer_begins_at_once_and_the_other_is_held_to_its_share_from_then_on() -> None:
+    lane = make()
+    noisy = entering(lane, "noisy", 20)
+    await entered(noisy)
+    quiet = entering(lane, "quiet", 1)
+    assert await entered(quiet) == 1
+    for left in range(ALONE - 1):
+        lane.leave("noisy")
+        assert await entered(noisy) == ALONE, f"{left} have left, and more than its share is under way"
+    lane.leave("noisy")
+    assert await entered(noisy) == ALONE + 1
+    await end(noisy)
+
+
+async def test_who_has_not_been_there_for_a_while_leaves_its_share_to_the_others() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    assert lane.try_enter("quiet")
+    lane.leave("quiet")
+    noisy = entering(lane, "noisy", 20)
+    assert await entered(noisy) == 1
+    clock.advance(PRESENT_S + 1)
+    lane.leave("noisy")
+    assert await entered(noisy) == 1 + ALONE
+    assert lane.clients == 1
+    await end(noisy)
+
+
+async def test_what_is_too_heavy_for_a_share_goes_alone_and_nothing_of_the_same_client_beside_it() -> None:
+    lane = make()
+    heavy = entering(lane, "noisy", 1, weight=1000)
+    assert await entered(heavy) == 1
+    light = entering(lane, "noisy", 3)
+    assert await entered(light) == 0
+    assert lane.try_enter("quiet"), "another client does not wait for it"
+    lane.leave("noisy", 1000)
+    assert await entered(light) == 1
+    await end(light)
+
+
+async def test_past_what_may_wait_the_next_is_told_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MAX_WAITING", 3)
+    lane = make()
+    tasks = entering(lane, "noisy", ALONE + 3)
+    await entered(tasks)
+    with pytest.raises(Busy) as caught:
+        await lane.enter("noisy")
+    assert caught.value.retry_after_ms
+    await lane.enter("quiet")
+    await end(tasks)
+
+
+async def test_one_that_gives_up_just_as_its_turn_comes_hands_it_on() -> None:
+    lane = make()
+    tasks = entering(lane, "noisy", ALONE + 2)
+    await entered(tasks)
+    lane.leave("noisy")         # the turn of the first that waits
+    tasks[ALONE].cancel()       # before it could notice
+    assert await entered(tasks) == ALONE + 2
+    await end(tasks)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 12), st.sampled_from(["enter", "leave", "give up"]))))
+async def test_whatever_comes_and_goes_everybody_is_served_in_the_end_and_the_account_is_even(
+    steps: list[tuple[str, int, str]]
+) -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    inside: list[tuple[str, int]] = []
+    waiting: list[asyncio.Task[None]] = []
+
+    async def enter(name: str, weight: int) -> None:
+        await lane.enter(name, weight)
+        inside.append((name, weight))
+
+    for name, weight, step in steps:
+        if step == "enter":
+            waiting.append(asyncio.create_task(enter(name, weight)))
+        elif step == "leave" and inside:
+            lane.leave(*inside.pop(weight % len(inside)))
+        elif step == "give up" and waiting:
+            waiting.pop(weight % len(waiting)).cancel()
+        await asyncio.sleep(0)
+        for one in "abc":
+            busy = [weight for name, weight in inside if name == one]
+            assert len(busy) < 2 or sum(busy) <= ALONE
+    for _ in range(2 * len(steps)):
+        while inside:
+            lane.leave(*inside.pop())
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert lane.waiting == 0
+    clock.advance(PRESENT_S + 1)
+    assert lane.try_enter("a", ALONE), "nothing is left of those who left"
+    assert lane.clients == 1

@@ -1,0 +1,117 @@
+"""The loop's time: who is alone is not held up, who is not lets the others pass, and what took long has to be rare."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from nexusd.wire.shares import LONG_S, LONGEST_REST_S, PRESENT_S, REST, SLICE_S, Shares
+
+
+class Timer:
+    def __init__(self) -> None:
+        self.cancelled = False
+
+
+class Loop:
+    """Notes what it is to call, and when."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.calls: list[tuple[float, Callable[[], Any]]] = []
+
+    def call_soon(self, function: Callable[[], Any]) -> Timer:
+        return self.call_later(0.0, function)
+
+    def call_later(self, delay_s: float, function: Callable[[], Any]) -> Timer:
+        self.calls.append((self.now_s + delay_s, function))
+        return Timer()
+
+    def run(self) -> float:
+        """Go to the next call, and make it; how long that was."""
+        self.calls.sort(key=lambda call: call[0])
+        at_s, function = self.calls.pop(0)
+        waited_s, self.now_s = at_s - self.now_s, at_s
+        function()
+        return waited_s
+
+
+def make() -> tuple[Shares, Loop]:
+    loop = Loop()
+    shares = Shares(loop, lambda: loop.now_s)  # type: ignore[arg-type]
+    assert isinstance(loop, Loop)
+    assert not isinstance(loop, asyncio.AbstractEventLoop)
+    return shares, loop
+
+
+def test_one_that_is_alone_lets_only_the_loop_turn() -> None:
+    shares, loop = make()
+    share = shares.join("noisy")
+    share.took(SLICE_S / 2)
+    assert not share.is_spent
+    share.took(10.0)
+    assert share.is_spent
+    assert loop.run() == 0.0
+    assert not share.is_spent
+
+
+def test_beside_others_it_lets_as_much_time_pass_for_each_of_them_as_it_took() -> None:
+    shares, loop = make()
+    noisy = shares.join("noisy")
+    for name in ("quiet", "other"):
+        shares.join(name).took(0.0)
+    noisy.took(2 * SLICE_S)
+    assert round(loop.run(), 6) == 4 * SLICE_S
+
+
+def test_a_message_that_took_long_is_followed_by_a_rest_that_has_an_end() -> None:
+    shares, loop = make()
+    noisy = shares.join("noisy")
+    shares.join("quiet").took(0.0)
+    noisy.took(LONG_S)
+    assert round(loop.run(), 6) == REST * LONG_S
+    shares.join("quiet").took(0.0)
+    noisy.took(60.0)
+    assert round(loop.run(), 6) == LONGEST_REST_S
+
+
+def test_who_is_connected_and_says_nothing_holds_nobody_up() -> None:
+    shares, loop = make()
+    noisy = shares.join("noisy")
+    shares.join("quiet").took(0.0)
+    loop.now_s += PRESENT_S + 1
+    noisy.took(1.0)
+    assert loop.run() == 0.0
+
+
+def test_its_connections_have_their_turn_one_after_the_other_and_none_twice_before_all_had_one() -> None:
+    shares, loop = make()
+    noisy = shares.join("noisy")
+    order: list[str] = []
+
+    def connection(name: str) -> Callable[[], None]:
+        def go_on() -> None:
+            order.append(name)
+            noisy.took(SLICE_S)
+            noisy.wait(go_on)
+        return go_on
+
+    for name in "abc":
+        noisy.wait(connection(name))
+    while len(order) < 9:
+        loop.run()
+    assert "".join(order) == "abcabcabc"
+
+
+def test_whoever_closes_and_comes_again_rests_on_and_is_forgotten_afterwards() -> None:
+    shares, loop = make()
+    shares.join("quiet").took(0.0)
+    noisy = shares.join("noisy")
+    noisy.took(1.0)
+    shares.leave("noisy")
+    again = shares.join("noisy")
+    assert again.is_spent
+    shares.leave("noisy")
+    loop.run()
+    assert shares.join("noisy") is not again
