@@ -98,6 +98,9 @@ def _convert(value: object, expected: Any, unit: str | None, *, strict: bool) ->
     except msgspec.ValidationError:
         words = describe_expected(expected, unit)
         raise WrongValueError(f"found {describe_found(value)}, expected {words}") from None
+    except UnicodeEncodeError:  # a variable of bytes that are no text
+        words = describe_expected(expected, unit)
+        raise WrongValueError(f"found bytes that are not UTF-8, expected {words}") from None
 
 
 def _describe(info: inspect.Type) -> str:

@@ -440,6 +440,12 @@ def test_a_file_that_is_not_text_or_far_too_large_is_refused() -> None:
         load_settings(config=Path(), data=None, environ={})
 
 
+@pytest.mark.parametrize("name", ["NEXUSD_LOG__LEVEL", "NEXUSD_SERVER__TCP__PORT"])
+def test_a_variable_that_is_not_utf_8_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"environment {name}: .*not UTF-8, expected"):
+        load_settings(config=None, data=None, environ={name: os.fsdecode(b"\x80")})
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_settings_or_a_source_error(text: str) -> None:
     lines = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)
