@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 SLOW = {"config-file", "backup", "import", "config-variables"}  # they go through files
 TOKENS = {
-    "http": [b"\r\n", b"\r\n\r\n", b"Content-Length: ", b"Transfer-Encoding: chunked", b"HTTP/1.1", b"\0", b" ", b"%00"],
+    "http": [b"\r\n", b"\r\n\r\n", b"Content-Length: ",
+             b"Transfer-Encoding: chunked", b"HTTP/1.1", b"\0", b" ", b"%00"],
     "config-file": [b"&a ", b"*a", b"!!", b"<<: ", b": ", b"- ", b"\n  ", b"---\n", b"null", b"[", b"{", b"\t"],
 }
 JSON_TOKENS = [b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u0000", b"\\ud800", b"1e999", b"-0", b"null",

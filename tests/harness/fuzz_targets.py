@@ -40,6 +40,7 @@ METHODS = sorted(real_table(), key=lambda method: method.name)
 ENVIRON = ("NEXUSD_LOG__LEVEL", "NEXUSD_SERVER__TCP__PORT", "NEXUSD_SERVER__SOCKET__MODE", "NEXUSD_NO__SUCH",
            "EMBEDDING_SERVICE_URL", "NEXUSD_SERVER__TCP__TRUSTED_NETWORKS", "NEXUSD_INDEX__URL", "STATE_DIRECTORY")
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - a fresh directory in it, with files of a few KB
 _TABLE = re.compile(rb'"table": ?"([A-Za-z]+)"')
 
 
@@ -50,6 +51,12 @@ def told(error: RpcError) -> None:
     assert b"Traceback" not in reply
     assert b".py" not in reply
     assert error.kind != "internal_error"
+
+
+def said(complaint: str, longest: int) -> None:
+    """What a person would read of this refusal."""
+    assert 0 < len(complaint) <= longest
+    assert "Traceback" not in complaint
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
@@ -138,7 +145,6 @@ def check_parameters(method: Any, given: Any) -> None:
         params = validate(method.params, given, positions=method.positions)
     except InvalidParams as error:
         told(error)
-        assert error.fields or error.message
         return
     assert isinstance(params, method.params)
     again = msgspec.json.decode(msgspec.json.encode(params), type=method.params)
@@ -162,8 +168,7 @@ def _load(path: Path | None, environ: dict[str, str]) -> None:
     try:
         load_settings(config=path, data=Path("/nonexistent"), environ={"CONFIGURATION_DIRECTORY": "/none", **environ})
     except ConfigError as error:
-        assert str(error)
-        assert "Traceback" not in str(error)
+        said(str(error), 1 << 20)
 
 
 def fuzz_import(data: bytes) -> None:
@@ -185,8 +190,7 @@ def _read_export(data: bytes) -> None:
             for stretch in outline.stretches:
                 assert len(list(file.rows(stretch, None))) == stretch.rows
         except ExportFileError as error:
-            assert len(str(error)) < 2000
-            assert "Traceback" not in str(error)
+            said(str(error), 2000)
 
 
 def fuzz_backup(data: bytes) -> None:
@@ -201,7 +205,7 @@ def fuzz_backup(data: bytes) -> None:
 
 @contextlib.contextmanager
 def _file(data: bytes, name: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="nexusd-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as at:
+    with tempfile.TemporaryDirectory(prefix="nexusd-fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as at:
         (path := Path(at) / name).write_bytes(data)
         yield path
 
