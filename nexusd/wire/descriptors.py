@@ -6,7 +6,11 @@ Owns that account: what connections may take, and what stays for the files of th
 from __future__ import annotations
 
 import resource
+from typing import Any
 
+import msgspec
+
+from nexusd.config_sections import LimitsConfig
 from nexusd.errors import StartupError
 
 # For the daemon itself: database, WAL and lock of each reader, pipes to its child processes, a backup or a restore at
@@ -32,3 +36,16 @@ def room_for(connections: int) -> int:
             "can work with (ulimit -n, or LimitNOFILE= of the service)"
         )
     return most - RESERVED
+
+
+def within_descriptors(limits: LimitsConfig, besides: int, log: Any) -> LimitsConfig:
+    """The limits, with no more connections than there are files for; so many are told `besides` that there is no room.
+
+    Raises:
+        StartupError: too few to be of use.
+    """
+    room = room_for(limits.max_connections + besides) - besides
+    if room < limits.max_connections:
+        log.warning("too few files may be open for server.limits.maxConnections",
+                    max_connections=limits.max_connections, taken=room)
+    return msgspec.structs.replace(limits, max_connections=room)

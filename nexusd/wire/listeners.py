@@ -28,7 +28,7 @@ from nexusd.wire.audit import Audit
 from nexusd.wire.auth import Authenticator
 from nexusd.wire.certificates import proved
 from nexusd.wire.connection import LINGER_S, Connection
-from nexusd.wire.descriptors import room_for
+from nexusd.wire.descriptors import within_descriptors
 from nexusd.wire.frames import is_http
 from nexusd.wire.front import Front
 from nexusd.wire.http_front import HttpFront
@@ -37,7 +37,7 @@ from nexusd.wire.lines import Answerer, LineFront
 from nexusd.wire.peers import Peer, Peers, SocketAccess
 from nexusd.wire.places import Places, is_stranger
 from nexusd.wire.shares import Shares
-from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, listen_tcp
+from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, group_of, listen_tcp
 from nexusd.wire.tls_connection import TlsConnection
 from nexusd.wire.tls_door import TlsDoor
 from nexusd.wire.tls_keys import TlsKeys
@@ -94,17 +94,9 @@ class Server:
     def set_limits(self, limits: LimitsConfig) -> None:
         """Hold connections to these from now on, those that are open too. More of them than may be are not closed."""
         self._limits = limits
-        self._places.limits = self._within_descriptors(limits)
+        self._places.limits = within_descriptors(limits, MAX_REFUSALS_WAITING, self._log)
         for connection in list(self._connections):
             connection.set_limits(limits)
-
-    def _within_descriptors(self, limits: LimitsConfig) -> LimitsConfig:
-        """No more connections than leave the daemon the files that it needs for itself."""
-        room = room_for(limits.max_connections + MAX_REFUSALS_WAITING) - MAX_REFUSALS_WAITING
-        if room < limits.max_connections:
-            self._log.warning("too few files may be open for server.limits.maxConnections",
-                              max_connections=limits.max_connections, taken=room)
-        return msgspec.structs.replace(limits, max_connections=room)
 
     @property
     def connections(self) -> int:
@@ -129,7 +121,7 @@ class Server:
             StartupError: the path or the port is taken, what systemd passes cannot be used, or too few files may
                 be open.
         """
-        self._places.limits = self._within_descriptors(self._limits)
+        self._places.limits = within_descriptors(self._limits, MAX_REFUSALS_WAITING, self._log)
         tcp = self._config.tcp
         listeners = [adopt(fd, name, tcp) for fd, name in self._inherited.items()] or self._open()
         loop = asyncio.get_running_loop()
@@ -176,7 +168,7 @@ class Server:
             if listener.family == socket.AF_UNIX:
                 self.socket_path = Path(listener.getsockname())
         try:
-            access = SocketAccess(self._config.socket, _group_of(self.socket_path))
+            access = SocketAccess(self._config.socket, group_of(self.socket_path))
             return Peers(self._config.tcp, access, self._audit)
         except ValueError as error:
             for listener in listeners:
@@ -389,14 +381,6 @@ class Server:
             limits.write_stall_timeout_s, limits.login_timeout_s, LINGER_S,
         )
         self._timer = self._loop.call_later(shortest_s / CHECKS_PER_DEADLINE, self._check_deadlines)
-
-
-def _group_of(path: Path) -> int | None:
-    """The group that a socket's file belongs to; None where it has no file."""
-    try:
-        return path.stat().st_gid
-    except (OSError, ValueError):   # ValueError: an abstract name begins with a zero byte
-        return None
 
 
 async def _turn() -> None:

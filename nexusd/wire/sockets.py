@@ -137,6 +137,14 @@ def _permitted_address(config: TcpConfig) -> ipaddress.IPv4Address | ipaddress.I
         raise ConfigError(f"server.tcp.host: {host} is no address") from None
 
 
+def group_of(path: Path) -> int | None:
+    """The group that a socket's file belongs to; None where it has no file."""
+    try:
+        return path.stat().st_gid
+    except (OSError, ValueError):   # ValueError: an abstract name begins with a zero byte
+        return None
+
+
 def _group_id(group: str | None) -> int | None:
     if group is None:
         return None
