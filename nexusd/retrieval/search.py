@@ -295,8 +295,8 @@ def _look_closer(
     """Where the candidates stand, and what they and their neighbours hold of the query.
 
     `widen`: the neighbours of what the words found are candidates too. What was asked for is often said just after
-    the exchange that names it: worth 1.4 points among the first ten where words alone answer; where meaning does too, it
-    has found those, and looking costs 2 ms.
+    the exchange that names it: worth 1.4 points among the first ten where words alone answer; where meaning does too,
+    it has found those, and looking costs 2 ms.
     """
     places = place_memories(db, candidates)
     if widen:
