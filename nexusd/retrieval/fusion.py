@@ -130,7 +130,10 @@ def rank(
     ranked = []
     for key, row in rows.items():
         place = places[key]
-        session = by_session.get(place.session, 0.0) if place.session is not None else 0.0
+        # what is in no session is one by itself, or exchanges would come before everything else for being in one
+        session = SESSION_SHARE * (row.own_words + row.own_meaning)
+        if place.session is not None:
+            session = by_session[place.session]
         time = TIME * time_fit(weighing.spans, place.created_at)
         weight = weighing.weights.get(key[0], 1.0)
         recency = _recency(place.created_at, weighing)
@@ -187,7 +190,7 @@ def _session_shares(
     places: Mapping[Key, Place],
     part_of: Mapping[Key, Mapping[int, float]],
     nearness: Mapping[Key, float],
-) -> dict[int | None, float]:
+) -> dict[int, float]:
     """What each session gives to all of its exchanges: a share of its best on each word, and of its nearest."""
     best_words: dict[int, dict[int, float]] = {}
     nearest: dict[int, float] = {}

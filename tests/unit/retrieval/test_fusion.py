@@ -187,7 +187,7 @@ def test_weights_of_collections_and_age_multiply_the_score() -> None:
     hits = {hit.key[0]: hit for hit in rank(places, parts, NO_MEANING, places, weighing)}
     assert hits["episodes"].recency == pytest.approx(0.25)
     assert (hits["entities"].weight, hits["entities"].recency) == (0.5, pytest.approx(0.5))
-    assert hits["entities"].score == pytest.approx(4.0 / 6.5 * 0.25)
+    assert hits["entities"].score == pytest.approx(4.0 / 6.5 * 0.25 * (1 + SESSION_SHARE))
 
 
 def test_memory_of_the_future_is_as_recent_as_one_of_now() -> None:
