@@ -148,7 +148,7 @@ def test_add_takes_a_session_by_its_row_id_and_makes_none(daemon: ScriptedDaemon
 
 def test_context_can_be_its_text_alone(daemon: ScriptedDaemon) -> None:
     daemon.answers["memory.context"] = {"text": "User: hi\nAssistant: ho", "tokens": 4, "tokenBudget": 100,
-                                        "items": [], "leftOut": [], "degraded": []}  # fmt: skip
+                                        "counted": "estimate", "items": [], "leftOut": [], "degraded": []}  # fmt: skip
     done = nexusctl("--socket", daemon.address, "context", "key", "--budget", "100", "--text")
     assert done.stdout == "User: hi\nAssistant: ho\n"
     assert daemon.calls("memory.context") == [{"query": "key", "tokenBudget": 100, "recentTurns": 4}]
