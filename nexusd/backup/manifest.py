@@ -70,6 +70,10 @@ class Manifest(Struct, frozen=True, kw_only=True, rename="camel"):
     note: str | None = None         # what it was made for, if somebody said it
 
 
+# Made once, while there is one thread: two that decode a type for the first time at the same moment crash msgspec.
+MANIFESTS = msgspec.json.Decoder(Manifest)
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest as people read it too."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
@@ -82,7 +86,7 @@ def decode_manifest(data: bytes) -> Manifest:
         ValueError: it is none, or of a newer format; the message says which.
     """
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = MANIFESTS.decode(data)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise ValueError(f"the manifest cannot be read: {error}") from None
     if manifest.format > FORMAT:

@@ -34,11 +34,6 @@ class Question:
     at_most: Mapping[Collection, int] = field(default_factory=dict)
     longest_text: int | None = None     # characters; a longer memory is no hit
 
-    @property
-    def in_whole_sessions(self) -> bool:
-        """Whether with an exchange its neighbours pass the filter too."""
-        return self.where.since is None and self.where.until is None and not self.where.metadata
-
     def depths(self, times: int) -> dict[Collection, int]:
         """How many candidates of each collection the engines are asked for, so many times deeper than at first."""
         others = self.limit - sum(self.at_most.values())

@@ -211,8 +211,7 @@ class MemorySearch:
         finally:
             semantic_side.cancel()  # the words failed or the caller went away; otherwise it is done
         candidates = keyword.found | semantic.scores.keys()
-        widen = question.in_whole_sessions and not semantic.scores
-        places, parts = await self._store.read(_look_closer, keyword, candidates, widen=widen)
+        places, parts = await self._store.read(_look_closer, keyword, candidates)
         ranked = rank(
             places.keys(),
             Words(keyword.worths, parts),
@@ -289,18 +288,13 @@ class MemorySearch:
         )
 
 
-def _look_closer(
-    db: Connection, keyword: KeywordAnswer, candidates: Set[Key], *, widen: bool
-) -> tuple[dict[Key, Place], Parts]:
+def _look_closer(db: Connection, keyword: KeywordAnswer, candidates: Set[Key]) -> tuple[dict[Key, Place], Parts]:
     """Where the candidates stand, and what they and their neighbours hold of the query.
 
-    `widen`: the neighbours of what the words found are candidates too. What was asked for is often said just after
-    the exchange that names it: worth 1.4 points among the first ten where words alone answer; where meaning does too,
-    it has found those, and looking costs 2 ms.
+    Neighbours are no candidates themselves: that found 1.4 points more among the first ten where words alone answer,
+    but a search by words then answers exchanges that hold none of them.
     """
     places = place_memories(db, candidates)
-    if widen:
-        places |= place_memories(db, _around(places, keyword.found) - places.keys())
     if not keyword.terms:
         return places, {}
     return places, measure_words(db, keyword, places.keys() | _around(places, places.keys()))

@@ -36,6 +36,7 @@ FUZZY = tuple(
         (r"\bup \d+ \w+", "up WHEN"),
         (r" \+ [\d.]+ [kMGT]?B WAL", ""),  # folded in by now, or not yet
         (r"\b[\d.]+ [kMGT]?B\b", "SIZE"),
+        (r'"vector":"(pending|indexed)"', "VECTOR"),  # the index follows as it can
         (r"\bpid \d+", "pid N"),
         (r"127\.0\.0\.1:\d+", "ADDRESS"),
         (r"-?\d+\.\d+(?:e-?\d+)?", "N"),  # a score, or a part of a version

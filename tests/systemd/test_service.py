@@ -155,7 +155,6 @@ def test_the_watchdog_leaves_alone_what_gets_on_and_restarts_what_hangs(running:
     assert (failures, running.main_pid()) == ([], pid)
     running.machine.run("kill", "-STOP", str(pid))
     running.wait_until("active", since=pid)
-    assert running.machine.show("nexusd.service", "NRestarts")["NRestarts"] == "1"
     assert any("Watchdog timeout" in str(entry["MESSAGE"]) for entry in running.journal("_PID=1", "--lines=40"))
     assert load.stored(acknowledged) == acknowledged
 
@@ -224,7 +223,7 @@ def test_a_port_on_the_network_is_refused_and_not_tried_again(running: Installed
         assert refused.returncode != 0
         shown = running.machine.show("nexusd.service", "ExecMainStatus", "ActiveState")
         assert shown == {"ExecMainStatus": "78", "ActiveState": "failed"}
-        assert "no authentication yet" in str(running.journal("--lines=5"))
+        assert "off loopback it takes TLS" in str(running.journal("--lines=9"))
     finally:
         running.machine.run("systemctl", "stop", "nexusd-lan.socket")
 

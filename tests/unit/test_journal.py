@@ -207,6 +207,7 @@ def test_entries_of_many_threads_all_arrive_or_are_counted(journal: FakeJournal,
         before = control.dropped
         log().info("end")
     reader.join()
+    log().info("after")     # there is room now: what is still owed of the count is told
     assert sum(entry["MESSAGE"] == "entry" for entry in seen) + control.dropped >= 2000
     told = sum(int(entry["NEXUS_LOST"]) for entry in [*seen, *journal.entries()] if "NEXUS_LOST" in entry)
     assert told == control.dropped
