@@ -59,7 +59,11 @@ QUESTIONS = [
     ("Wo liegt der Schlüssel?", "schlüssel"),
     ("wann kommt der muell? Müll am Dienstag", "müll"),
 ]
-TIMES_ALONE = [("what happened in August 2023", "train"), ("anything new in February 2024?", "knee")]
+MEANING_TOO = [
+    ("How long does the sourdough take?", "week"),  # the answer stands beside the word
+    ("what happened in August 2023", "train"),
+    ("anything new in February 2024?", "knee"),
+]
 
 
 @pytest.fixture
