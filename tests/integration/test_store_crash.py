@@ -22,7 +22,7 @@ WRITER = textwrap.dedent("""
     import asyncio, os, sys
     from pathlib import Path
     from nexusd.clock import SystemClock
-    from nexusd.config import StorageConfig
+    from nexusd.config_sections import StorageConfig
     from nexusd.model.episodes import CreateEpisode
     from nexusd.model.sessions import CreateSession
     from nexusd.store.database import Database
@@ -58,7 +58,7 @@ async def check_after_kill(path: Path, acknowledged: dict[int, str]) -> None:
         rows, owed, last = await database.read(lambda db: db.execute(counts).fetchall()[0])
         assert rows == owed
         assert rows >= len(acknowledged)
-        assert (last or 0) == rows
+        assert last == rows
 
 
 def run_and_kill(path: Path, lines: int) -> dict[int, str]:
