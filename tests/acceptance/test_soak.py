@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness.soak import Sample, Soak, rise_of
+from harness.soak import Sample, Soak, memory_mb, rise_of
 
 DRIVER = str(Path(__file__).parent.parent / "harness" / "killing_daemon.py")  # its model is a fake: it starts at once
 
@@ -21,7 +26,8 @@ def test_a_mixed_load_with_a_restart_is_measured_and_nothing_goes_wrong(tmp_path
     assert all(sum(len(times) for times in one.values()) > 5 for one in soak.latencies)
     assert min(sample.descriptors for sample in soak.samples) > 5
     assert lines[-1].startswith("verdict: ")
-    assert soak.rises().keys() == {"daemon_mb", "children_mb", "descriptors"}
+    assert all(sample.daemon_mb > 10 and sample.mapped_mb > 1 for sample in soak.samples)
+    assert soak.rises().keys() == {"daemon_mb", "children_mb", "mapped_mb", "descriptors"}
 
 
 @pytest.mark.long
@@ -33,12 +39,63 @@ def test_an_hour_is_flat(tmp_path: Path) -> None:
     assert soak.flat
 
 
-def test_what_grows_is_not_called_flat(tmp_path: Path) -> None:
+def soak_of(tmp_path: Path, samples: Iterable[Sample]) -> Soak:
+    """A run that has seen these."""
     soak = Soak(tmp_path / "data", minutes=1, restart_every=1, seed=1, clients=1, rate=1)
-    for n in range(60):
-        soak.samples.append(Sample(n * 60, 0.5, 100.0, 300.0 + n, 40, 1.0, 1.0))
-    assert soak.rises()["daemon_mb"] == (100.0, 0.0, True)
-    mean, rise, flat = soak.rises()["children_mb"]
-    assert (round(mean, 1), round(rise), flat) == (335.5, 47, False)
+    soak.samples += samples
+    return soak
+
+
+def seen(n: int, **figures: Any) -> Sample:
+    """The n-th minute of an hour with a restart every ten minutes; nothing grows but what is given."""
+    sample = Sample(
+        at_s=n * 60, life=n // 10, age=n % 10 / 10, daemon_mb=50.0, children_mb=220.0,
+        mapped_mb=60.0 if n < 10 else 260.0, descriptors=40, wal_mb=1.0, database_mb=1.0,
+    )  # fmt: skip
+    return replace(sample, **figures)
+
+
+def test_what_is_mapped_more_from_the_first_restart_on_is_no_growth(tmp_path: Path) -> None:
+    soak = soak_of(tmp_path, [seen(n) for n in range(60)])
+    assert soak.rises()["mapped_mb"] == (260.0, 0.0, True)
+    assert soak.flat
+    # also where the first life is most of what counts
+    short = soak_of(tmp_path / "short", [seen(n, life=n // 30, mapped_mb=60.0 + n // 30 * 200) for n in range(60)])
+    assert short.flat
+
+
+@pytest.mark.parametrize(
+    ("name", "leaks"),
+    [
+        ("daemon_mb", lambda n: 50.0 + n),
+        ("children_mb", lambda n: 220.0 + n / 2),
+        ("children_mb", lambda n: 220.0 + n // 20 * 20),  # kept over from restart to restart
+        ("mapped_mb", lambda n: 260.0 + n),
+        ("descriptors", lambda n: 40 + n // 5),
+    ],
+)
+def test_what_grows_is_not_called_flat(tmp_path: Path, name: str, leaks: Callable[[int], float]) -> None:
+    soak = soak_of(tmp_path, [seen(n, **{name: leaks(n)}) for n in range(60)])
+    assert [grown for grown, (_, _, flat) in soak.rises().items() if not flat] == [name]
     assert not soak.flat
+
+
+def test_memory_that_a_process_allocates_is_told_from_files_that_it_maps(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(32 * 2**20))
+    own_mb, mapped_mb = memory_mb(os.getpid())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[::4096]) == 0  # each page is looked at
+        own_then_mb, mapped_then_mb = memory_mb(os.getpid())
+        assert mapped_then_mb - mapped_mb > 30
+        assert own_then_mb - own_mb < 8
+    allocated = bytearray(b"x") * (32 * 2**20)
+    own_then_mb, mapped_then_mb = memory_mb(os.getpid())
+    assert own_then_mb - own_mb > 30
+    assert mapped_then_mb - mapped_mb < 8
+    assert len(allocated) == 32 * 2**20
+    assert memory_mb(2**22 + 1) == (0.0, 0.0)
+
+
+def test_a_line_through_one_moment_does_not_rise() -> None:
     assert rise_of([1.0], [5.0]) == 0.0
