@@ -58,8 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(describe_settings(settings))
             return 0
         if options.adopt:
+            from nexusd.backup.offline import refuse_unfinished  # noqa: PLC0415 - as below
             from nexusd.store.adopting import adopt  # noqa: PLC0415 - as below
 
+            refuse_unfinished(settings)
             epoch = adopt(settings.database_path, settings.config.storage)
             print(f"adopted {settings.database_path}, epoch {epoch}: the next start compares the index with all of it")
             return 0

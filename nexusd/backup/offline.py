@@ -1,7 +1,7 @@
 """`nexusd --restore`: a restore without a daemon, and its report.
 
-Owns which backup is meant and what is printed. Holds the database's lock throughout, so that no daemon starts into it;
-where one runs, it says so and does nothing.
+Owns which backup is meant, what is printed, and that nothing else is done to a database whose restore was cut off.
+Holds the database's lock throughout, so that no daemon starts into it; where one runs, it says so and does nothing.
 """
 
 from __future__ import annotations
@@ -57,6 +57,26 @@ def restore_offline(
             note(manifest, places, set_aside, reached=reached)
             finish(places, reached=reached)
     return changes
+
+
+def refuse_unfinished(settings: Settings) -> None:
+    """Look that no restore is to be finished, before something else is done to the database.
+
+    It goes forward only: what would be changed now may be what it sets aside next, and what it has left beside it may
+    be the log of another database.
+
+    Raises:
+        DataDirectoryError: one is, or a daemon is at it.
+    """
+    places = Places(settings.database_path, settings.files_directory)
+    if not unfinished(places):
+        return
+    with locked(places.database):
+        raise DataDirectoryError(
+            f"Nothing was done: a restore that was cut off is to be finished first ({places.journal}). The next start "
+            f"of nexusd does it, or another --restore; what lies at {places.database} by then may be set aside, in a "
+            "directory before-restore-TIME beside it. Put back what is wanted after that."
+        )
 
 
 def find(backup: str, directory: Path) -> Path:

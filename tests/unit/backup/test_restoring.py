@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from harness.backup_files import ADD_EPISODE, backup_of, fill, lying, texts_in
 
+from nexusd.__main__ import main
 from nexusd.backup.offline import report, restore_offline
 from nexusd.backup.places import Places
 from nexusd.backup.restoring import finish, unfinished
@@ -155,6 +156,28 @@ def test_the_next_restore_finishes_the_one_before_and_is_done_after_it(
     assert texts_in(data / "nexus.db") == ["third"]
     asides = sorted(data.glob("before-restore-*"), key=lambda path: (len(path.name), path.name))
     assert [texts_in(aside / "nexus.db") for aside in asides] == [OLD, NEW]
+
+
+@pytest.mark.parametrize("step", ["noted", "aside", "swapped"])
+def test_no_database_is_adopted_before_a_restore_that_was_cut_off_is_finished(
+    step: str, backup: Path, data: Path, template: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def cut_off(reached: str) -> None:
+        if reached == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(data.parent)
+    with pytest.raises(KeyboardInterrupt):
+        restore(backup, data, reached=cut_off)
+    before = snapshot(data)
+    assert main(["--data", str(data), "--adopt"]) == DataDirectoryError.exit_code
+    assert "a restore that was cut off is to be finished first" in capsys.readouterr().err
+    assert snapshot(data) == before
+    with locked(data / "nexus.db"):
+        finish(Places(data / "nexus.db", data))
+    is_then(data, template)
+    assert main(["--data", str(data), "--adopt"]) == 0
 
 
 def test_what_was_staged_and_is_gone_is_told_and_nothing_is_touched(backup: Path, data: Path) -> None:
