@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 
 import recall
 from baseline import bare_creates_per_second, drop_outbox_triggers
@@ -28,6 +29,7 @@ from load import Framing, HttpFraming, NdjsonFraming, Result, run_load, together
 from peer import running_peer, why_not
 from prefill import prefill
 from texts import Texts
+from transfer import transfers
 
 CLIENTS = 64
 QUERIES = 200
@@ -387,9 +389,16 @@ def measure_fairness(options: Options, report: Report) -> None:
                            f"{beside / alone:.1f} x, at most {AIM:g} x", holds=beside <= AIM * alone)
 
 
+def measure_export(options: Options, report: Report) -> None:
+    """An export of everything, and the imports of it and of an older service's file into an empty memory."""
+    for what, seconds in transfers(options.work / "export", options.episodes):
+        report.add(f"{what}, {options.episodes:,} exchanges", f"{options.episodes / median(seconds):,.0f}/s",
+                   f"{len(seconds)} runs, {min(seconds):.2f} to {max(seconds):.2f} s")
+
+
 PARTS = {
     "small": measure_small_store, "large": measure_large_store, "outbox": measure_outbox, "fairness": measure_fairness,
-    "index": measure_index,
+    "index": measure_index, "export": measure_export,
 }
 
 
