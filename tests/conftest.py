@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -56,3 +59,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """The loop that the daemon runs on."""
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def _same_priority() -> Iterator[None]:
+    """No test may leave the others behind with less of the processor than they began with."""
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    yield
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before, "run it in a thread of its own"

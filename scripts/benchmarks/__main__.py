@@ -24,7 +24,7 @@ from statistics import median
 import recall
 from baseline import bare_creates_per_second, drop_outbox_triggers
 from daemon import MeasuredDaemon, connect_tcp, request, running
-from fairness import AIM, MESSAGE_BYTES, NOISES, compare, percentile_ms, quiet_requests
+from fairness import AIM, ECHO, MESSAGE_BYTES, NOISES, compare, echo_running, percentile_ms, quiet_requests
 from load import Framing, HttpFraming, NdjsonFraming, Result, run_load, together
 from peer import running_peer, why_not
 from prefill import prefill
@@ -371,21 +371,23 @@ def is_settled(daemon: MeasuredDaemon) -> bool:
 
 def measure_fairness(options: Options, report: Report) -> None:
     """A quiet client's 99th percentile, alone and beside one noisy client of every kind."""
+
+    def quiet_p99_ms(noise: str, connect: Callable[[], socket.socket], requests: list[bytes]) -> tuple[float, float]:
+        alone, beside = compare(connect, daemon.tcp_address(), noise, requests, options.seconds,
+                                between=lambda: daemon.wait_until(lambda: is_settled(daemon)))
+        return percentile_ms(alone), percentile_ms(beside)
     prefill(options.work / "fair" / "nexus.db", FAIR_EPISODES)
     settings = {**TCP, "NEXUSD_SERVER__LIMITS__MAX_MESSAGE_BYTES_TCP": str(MESSAGE_BYTES)}
-    with running(options.work / "fair", **settings) as daemon:
+    with running(options.work / "fair", **settings) as daemon, echo_running(options.work / "echo.sock") as echo:
         daemon.wait_until(lambda: daemon.call("outbox.status")["pending"] == 0)
         daemon.call("memory.search", query="once, so that the model is loaded")
         for noise in NOISES:
+            alone, beside = quiet_p99_ms(noise, echo, ECHO)
+            report.add(f"an echo by another process beside {noise}, p99", f"{alone:.2f} -> {beside:.2f} ms",
+                       f"{beside / alone:.1f} x: the machine's own")
             for what, requests in quiet_requests().items():
-                alone, beside = (
-                    percentile_ms(one)
-                    for one in compare(
-                        daemon.connect, daemon.tcp_address(), noise, requests, options.seconds,
-                        between=lambda: daemon.wait_until(lambda: is_settled(daemon)),
-                    )
-                )
-                report.add(f"{what} beside {noise}, p99", f"{alone:.1f} -> {beside:.1f} ms",
+                alone, beside = quiet_p99_ms(noise, daemon.connect, requests)
+                report.add(f"{what} beside {noise}, p99", f"{alone:.2f} -> {beside:.2f} ms",
                            f"{beside / alone:.1f} x, at most {AIM:g} x", holds=beside <= AIM * alone)
 
 

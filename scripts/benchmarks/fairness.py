@@ -2,6 +2,9 @@
 
 Owns the kinds of noise and the quiet client's requests. The noisy client is a process of its own that comes in over
 TCP, with as many connections and as many requests in flight as the limits let it have.
+
+Beside what the daemon answers the quiet client asks another process, which only sends a line back: what becomes slower
+there waits for a processor, and not for the daemon.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from load import NdjsonFraming, Result, run_load
 from texts import Texts
@@ -82,6 +86,9 @@ NOISES: dict[str, tuple[Noise, int, int]] = {  # with the connections, and the r
 }
 
 
+ECHO = [line("system.ping", {})]
+
+
 def quiet_requests() -> dict[str, list[bytes]]:
     """What the quiet client does."""
     texts = Texts(seed=24)
@@ -90,6 +97,38 @@ def quiet_requests() -> dict[str, list[bytes]]:
         "search": [line("memory.search", {"query": texts.question()}) for _ in range(20)],
         "create": [line("episodes.create", {"sessionId": 1, "userMessage": texts.sentence(), "aiResponse": "yes"})],
     }
+
+
+@contextlib.contextmanager
+def echo_running(path: Path) -> Iterator[Callable[[], socket.socket]]:
+    """A process that sends each line back; how to connect to it."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _echo(listening)
+            finally:
+                os._exit(0)
+
+    def connect() -> socket.socket:
+        asking = socket.socket(socket.AF_UNIX)
+        asking.connect(str(path))
+        return asking
+
+    try:
+        yield connect
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _echo(listening: socket.socket) -> None:
+    while True:
+        with listening.accept()[0] as sock:
+            while said := sock.recv(1 << 16):
+                sock.sendall(said)
 
 
 @contextlib.contextmanager
