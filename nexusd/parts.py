@@ -65,6 +65,7 @@ from nexusd.model.events import INNER_TOPICS
 from nexusd.patience import Patience
 from nexusd.reloading import Reloader, Taker
 from nexusd.retrieval.context import ContextBuilder
+from nexusd.retrieval.model_tokens import ServingTokens
 from nexusd.retrieval.search import MemorySearch
 from nexusd.retrieval.second_stage import SecondStage
 from nexusd.retrieval.similar import SimilaritySearch
@@ -266,7 +267,7 @@ class Parts:
                 self.reranker, candidates=rerank.candidates, deadline_s=rerank.deadline_ms / 1000
             ),
         )
-        context = ContextBuilder(self.store, search)
+        context = ContextBuilder(self.store, search, of_model=ServingTokens(self.serving).current)
         similar = SimilaritySearch(
             self.store, self.index, self.serving,
             payloads=current_payloads, complete=lambda: self.worker.complete, on_dropped=self.verifier.hits_dropped,

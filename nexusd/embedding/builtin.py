@@ -31,6 +31,9 @@ MAX_QUERY_WAIT_S = 10.0
 # After a crash. A restart takes under a second; where it takes more, a search is better off without.
 MAX_RESTART_WAIT_S = 3.0
 
+# Words are counted in a millisecond where the model is loaded; where they take longer, an estimate will do.
+MAX_COUNT_WAIT_S = 2.0
+
 
 class BuiltinEmbedder:
     """An `Embedder` over a model in a child process."""
@@ -121,6 +124,25 @@ class BuiltinEmbedder:
             raise EmbedderUnavailable(
                 f"no vector within {patience_s:.0f} s: {self._state()[1] or 'the model is busy'}"
             ) from None
+
+    async def count_tokens(self, words: Sequence[str]) -> list[int]:
+        """What each word costs in the model's own tokens; 0 for one that its tokenizer does not know.
+
+        Does not have the model loaded.
+
+        Raises:
+            EmbedderUnavailable: it is not loaded, died, or took too long.
+        """
+        if not self._child.running:
+            raise EmbedderUnavailable(self._state()[1])
+        try:
+            async with asyncio.timeout(MAX_COUNT_WAIT_S):
+                counts: list[int] = await self._child.call("tokens", list(words), timeout_s=self._timeout_s)
+        except TimeoutError:
+            raise EmbedderUnavailable("the model is busy") from None
+        except (ChildUnavailable, ChildRefused) as error:
+            raise EmbedderUnavailable(error.message) from None
+        return counts
 
     def health(self) -> EmbedderHealth:
         """The state as last seen; never waits."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from nexusd.errors import BadContent, EmbedderUnavailable
 
@@ -86,6 +86,18 @@ class Embedder(Protocol):
 
     def health(self) -> EmbedderHealth:
         """The state as last seen; never waits."""
+
+
+@runtime_checkable
+class TokenTeller(Protocol):
+    """An embedder that tells what words cost in its model's own tokens. Not every one can: a service tells nobody."""
+
+    async def count_tokens(self, words: Sequence[str]) -> list[int]:
+        """What each word costs; 0 for one that the model's tokenizer does not know.
+
+        Raises:
+            EmbedderUnavailable: it cannot tell now.
+        """
 
 
 def cut_text(text: str, limit: int, position: int = 0) -> str:

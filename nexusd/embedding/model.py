@@ -35,3 +35,6 @@ class Model(Protocol):
             TextRefused: one text cannot be embedded.
             ModelUnavailable: none can, at the moment.
         """
+
+    def count_tokens(self, words: Sequence[str]) -> list[int]:
+        """What each word costs in the model's own tokens; 0 for one that its tokenizer does not know."""

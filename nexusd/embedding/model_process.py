@@ -7,6 +7,7 @@ is an answer, not a death; loading is tried again when somebody asks later. Know
     load       null     ->  {dimension}
     documents  [text]   ->  [vector]
     query      [text]   ->  [vector]
+    tokens     [word]   ->  [number], 0 for a word that the tokenizer does not know
     refusals: `unavailable` (nothing can be embedded now), `rejected` with `position` (this text never can)
 """
 
@@ -20,6 +21,8 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from nexusd.child_channel import ChildChannel, become_child, lower_priority
 from nexusd.clock import Clock, SystemClock
@@ -30,7 +33,7 @@ DOCUMENT_NICENESS = 15  # a thirtieth of a core beside anything that answers som
 IDLE_AFTER_S = 5.0  # without a request for this long, freed memory goes back to the system
 RELOAD_AFTER_S = 10.0  # a model that could not be loaded is tried again this much later, when asked
 
-Jobs = queue.SimpleQueue[tuple[int, Model, list[str]]]
+Jobs = queue.SimpleQueue[tuple[int, Callable[[], list[Any]]]]
 
 
 class ModelProcess:
@@ -74,9 +77,11 @@ class ModelProcess:
             self._channel.fail(request_id, "unavailable", error.message)
             return
         if op == "query":
-            self._queries.put((request_id, model, payload))
+            self._queries.put((request_id, partial(model.embed, payload)))
+        elif op == "tokens":  # a query's answer waits for them, too
+            self._queries.put((request_id, partial(model.count_tokens, payload)))
         elif op == "documents":
-            self._documents.put((request_id, model, payload))
+            self._documents.put((request_id, partial(model.embed, payload)))
         else:  # "load"
             self._channel.reply(request_id, {"dimension": model.dimension})
 
@@ -105,15 +110,15 @@ class ModelProcess:
         if niceness:
             lower_priority(niceness)
         while True:
-            request_id, model, texts = jobs.get()
+            request_id, work = jobs.get()
             try:
-                vectors = model.embed(texts)
+                answer = work()
             except TextRefused as refused:
                 self._channel.fail(request_id, "rejected", refused.message, position=refused.position)
             except ModelUnavailable as error:
                 self._channel.fail(request_id, "unavailable", error.message)
             else:
-                self._channel.reply(request_id, vectors)
+                self._channel.reply(request_id, answer)
 
 
 def load_model(name: str, dimension: int) -> Model:

@@ -30,6 +30,7 @@ _KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _OUTPUTS = ("sentence_embedding", "last_hidden_state", "token_embeddings")  # in order of preference
 _INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _PROBE = "probe"
+_UNKNOWN = ("[UNK]", "<unk>")  # what tokenizers put in the place of what they have no piece for
 _FATAL_ONLY = 4  # errors come back as exceptions; the runtime's own lines would bring colours into the log
 
 
@@ -52,6 +53,7 @@ class OnnxModel:
             )
         except Exception as error:  # noqa: BLE001  both libraries raise plain Exception
             raise ModelUnavailable(f"{files.weights}: cannot be loaded: {_first_line(error)}") from None
+        self._unknown = {self._tokenizer.token_to_id(token) for token in _UNKNOWN}
         self._inputs = {given.name: _INTEGERS.get(given.type) for given in self._session.get_inputs()}
         if set(self._inputs) - _KNOWN_INPUTS or None in self._inputs.values():
             raise ModelUnavailable(
@@ -80,6 +82,18 @@ class OnnxModel:
                     raise TextRefused(position, "the model's answer to this text is not a vector")
                 vectors[position] = (vector / length).astype("<f4").tobytes()
         return vectors
+
+    def count_tokens(self, words: Sequence[str]) -> list[int]:
+        """What each word costs in the model's own tokens; 0 for one that its tokenizer does not know."""
+        return [self._tokens(word) for word in words]
+
+    def _tokens(self, word: str) -> int:
+        # after a blank, as words stand in a text: tokenizers that make it part of the word know most words so
+        encoding = self._tokenizer.encode(f" {word}", add_special_tokens=False)
+        parts = (encoding, *encoding.overflowing)
+        if any(piece in self._unknown for part in parts for piece in part.ids):
+            return 0
+        return sum(map(len, parts))
 
     def _attempt(self, run: list[int], encodings: list[Any]) -> Any:
         try:

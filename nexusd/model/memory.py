@@ -239,7 +239,8 @@ class ContextItem(Struct, frozen=True, kw_only=True, rename="camel", omit_defaul
 class MemoryContext(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What memory.context answers: a text for a prompt, what it is made of, and what had no room.
 
-    `counted` says whose tokens they are: "estimate" is a quarter of the UTF-8 bytes, and at least one a word.
+    `counted` says whose tokens they are: "model" are those of the built-in embedding model's tokenizer; "estimate",
+    where that cannot be asked, is a quarter of the UTF-8 bytes, and at least one a word.
     `truncated` is there, and true, when the search that it is made from was cut off, as in memory.search, or passed
     over memories that are much too long for the budget.
     """

@@ -8,11 +8,14 @@ neither engine, and no wording.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from nexusd.errors import EmbedderUnavailable
 from nexusd.model.entities import Entity
+from nexusd.model.episodes import Episode
 from nexusd.model.memory import (
     BuildContext,
     Collection,
@@ -22,6 +25,7 @@ from nexusd.model.memory import (
     MemoryHits,
     SearchMemory,
 )
+from nexusd.model.summaries import Summary
 from nexusd.retrieval.mentions import possible_names
 from nexusd.retrieval.pieces import HEADINGS, Line, Piece, Section, Wording, section_text
 from nexusd.retrieval.search import MemorySearch
@@ -102,13 +106,31 @@ class _Known:
     lines: Sequence[Line]
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a package may be made of: the running session's turns, oldest first, its summaries, and the hits."""
+
+    recent: Sequence[Episode]
+    so_far: Sequence[Summary]
+    answer: MemoryHits
+
+
 class ContextBuilder:
     """Builds context packages out of the store and the search."""
 
-    def __init__(self, store: Database, search: MemorySearch, tokens: TokenCounter | None = None) -> None:
+    def __init__(
+        self,
+        store: Database,
+        search: MemorySearch,
+        estimate: TokenCounter | None = None,
+        *,
+        of_model: Callable[[], TokenCounter | None] = lambda: None,
+    ) -> None:
+        """`of_model` is the count by the model that serves, where it has one; `estimate` counts where it has none."""
         self._store = store
         self._search = search
-        self._tokens = tokens if tokens is not None else EstimatedTokens()
+        self._estimate = estimate if estimate is not None else EstimatedTokens()
+        self._of_model = of_model
 
     async def build(self, params: BuildContext) -> MemoryContext:
         """The running session, the memories that the query finds, and the entities that they touch, within the budget.
@@ -120,19 +142,35 @@ class ContextBuilder:
         Raises:
             Busy: the store is too slow.
         """
-        wording = Wording(self._tokens, params.token_budget)
-        recent = await self._recent_turns(params, wording)
-        so_far = await self._so_far(params, recent, wording)
+        recent = await self._recent_turns(params)
+        so_far = await self._so_far(params, recent)
+        of_model = self._of_model()
+        answer = await self._hits(params, len(recent), of_model or self._estimate)
+        found = _Found(recent, so_far, answer)
+        if of_model is not None and "embedder" not in answer.degraded:
+            # a model that did not embed the query will not count either
+            with contextlib.suppress(EmbedderUnavailable):
+                return await self._package(params, found, of_model)
+        return await self._package(params, found, self._estimate)
+
+    async def _package(self, params: BuildContext, found: _Found, tokens: TokenCounter) -> MemoryContext:
+        """What was found as a package, every piece of it counted by the same counter."""
+        answer, wording = found.answer, Wording(tokens, params.token_budget)
+        recent = await _elsewhere(
+            found.recent, lambda episode: wording.piece("episodes", episode, "recent", "recent", None)
+        )
+        so_far = await _elsewhere(
+            found.so_far, lambda summary: wording.piece("summaries", summary, "so_far", "summary", None)
+        )
         shown = {(piece.collection, piece.id) for piece in (*recent, *so_far)}
         shown |= {(memory.collection, memory.id) for memory in params.exclude}
-        answer = await self._hits(params, len(recent))
         hits = await self._pieces_of_hits(answer, shown, wording)
         entity_hits = [
             hit for hit in answer.items if isinstance(hit, EntityHit) and (hit.collection, hit.id) not in shown
         ]
         anything_known = bool(self._store.peek(stocked, ENTITIES))
 
-        room = _Room(params.token_budget, wording, params.shares)
+        room = await asyncio.to_thread(_Room, params.token_budget, wording, params.shares)
         # Newest first, and none before one that has no room: a conversation with a hole misleads.
         newest_first = recent[::-1]
         others_share = params.token_budget - int(params.token_budget * params.shares.recent)
@@ -159,7 +197,7 @@ class ContextBuilder:
             text="".join(section_text(section, pieces) for section, pieces in sections.items()),
             tokens=params.token_budget - room.left,
             token_budget=params.token_budget,
-            counted=self._tokens.name,
+            counted=tokens.name,
             items=[piece.item() for pieces in sections.values() for piece in pieces],
             left_out=[piece.item() for piece in left_out],
             degraded=answer.degraded,
@@ -182,43 +220,30 @@ class ContextBuilder:
             still_out.append(piece)
         return still_out
 
-    async def _recent_turns(self, params: BuildContext, wording: Wording) -> list[Piece]:
+    async def _recent_turns(self, params: BuildContext) -> list[Episode]:
         """Oldest first."""
         if params.session_id is None or params.recent_turns == 0:
             return []
         episodes = await self._store.read(recent_episodes, params.session_id, params.recent_turns)
         excluded = {(memory.collection, memory.id) for memory in params.exclude}
-        episodes = [episode for episode in episodes if ("episodes", episode.id) not in excluded]
-        return await _elsewhere(
-            episodes, lambda episode: wording.piece("episodes", episode, "recent", "recent", None)
-        )
+        return [episode for episode in episodes if ("episodes", episode.id) not in excluded]
 
-    async def _so_far(self, params: BuildContext, recent: Sequence[Piece], wording: Wording) -> list[Piece]:
+    async def _so_far(self, params: BuildContext, recent: Sequence[Episode]) -> list[Summary]:
         """Summaries of what the running session was about before its recent turns, newest first."""
         if params.session_id is None:
             return []
         before = (recent[0].created_at, recent[0].id) if recent else None
         summaries = await self._store.read(summaries_before, params.session_id, before, MAX_SUMMARIES_SO_FAR)
         excluded = {(memory.collection, memory.id) for memory in params.exclude}
-        summaries = [summary for summary in summaries if ("summaries", summary.id) not in excluded]
-        return await _elsewhere(
-            summaries, lambda summary: wording.piece("summaries", summary, "so_far", "summary", None)
-        )
+        return [summary for summary in summaries if ("summaries", summary.id) not in excluded]
 
-    async def _hits(self, params: BuildContext, recent: int) -> MemoryHits:
+    async def _hits(self, params: BuildContext, recent: int, tokens: TokenCounter) -> MemoryHits:
         room_for = params.token_budget // SHORT_EXCHANGE_TOKENS + recent
         limit = min(max(room_for, MIN_HITS), MAX_HITS)
         return await self._search.search(
             SearchMemory(query=params.query, limit=limit, filter=params.filter), besides=BESIDES,
-            longest_text=self._longest_text(params.token_budget),
+            longest_text=_longest_text(params.token_budget, tokens),
         )
-
-    def _longest_text(self, token_budget: int) -> int:
-        """Characters of a memory that is worth reading: a longer one has no room, and would use up all that is read."""
-        characters = ALWAYS_READ_CHARACTERS
-        while self._tokens.at_least(characters) <= token_budget:
-            characters *= 2
-        return characters
 
     async def _pieces_of_hits(self, answer: MemoryHits, shown: set[Key], wording: Wording) -> list[Piece]:
         """Best first, without what is shown already; entities have a section of their own."""
@@ -280,6 +305,14 @@ class _Described:
             self._told.update(line.link_id for line in lines)
             return True
         return self._room.take(known.piece, within_share=within_share)
+
+
+def _longest_text(token_budget: int, tokens: TokenCounter) -> int:
+    """Characters of a memory that is worth reading: a longer one has no room, and would use up all that is read."""
+    characters = ALWAYS_READ_CHARACTERS
+    while tokens.at_least(characters) <= token_budget:
+        characters *= 2
+    return characters
 
 
 async def _elsewhere(records: Sequence[T], make: Callable[[T], R]) -> list[R]:

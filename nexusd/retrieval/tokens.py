@@ -1,6 +1,6 @@
 """How many tokens a text costs.
 
-Owns the protocol and the estimate that serves where the reader's own tokenizer is not known.
+Owns the protocol and the estimate that serves where no tokenizer can be asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ STRETCH_CHARACTERS = 32 * 1024
 class TokenCounter(Protocol):
     """Something that says how many tokens a text costs.
 
-    Two texts put together must never cost more than both alone: a package is added up piece by piece.
+    Two texts put together, the first of which ends in a blank, must never cost more than both alone: a package is
+    added up piece by piece.
     """
 
     @property
@@ -23,7 +24,11 @@ class TokenCounter(Protocol):
         """Whose tokens they are, for people."""
 
     def count(self, text: str) -> int:
-        """Tokens of the text; 0 for the empty one. May take long and be called on any thread."""
+        """Tokens of the text; 0 for the empty one. May take long and be called on any thread but the loop's.
+
+        Raises:
+            EmbedderUnavailable: it is a model's own count, and the model is not there.
+        """
 
     def at_least(self, characters: int) -> int:
         """What no text of this length costs less than. At once."""

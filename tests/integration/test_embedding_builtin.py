@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import tokenizers
 from fakes.onnx_files import write_model_directory
 from harness.builtin_model import cosine, needs_model, needs_runtime, numbers
 
@@ -19,11 +21,13 @@ from nexusd.clock import SystemClock
 from nexusd.config_sections import EmbeddingConfig
 from nexusd.embedding.builtin import BuiltinEmbedder
 from nexusd.embedding.embedder import RejectedText
-from nexusd.embedding.model_files import BUILTIN_MODELS
+from nexusd.embedding.model_files import BUILTIN_MODELS, locate
+from nexusd.embedding.onnx_model import OnnxModel
 from nexusd.errors import EmbedderUnavailable
 
 pytestmark = [pytest.mark.anyio, needs_runtime]
 
+MODEL = "all-MiniLM-L6-v2"
 LONG = "the quick brown fox jumps over the lazy dog and then it rests for a while in the shade " * 8
 
 
@@ -63,6 +67,36 @@ async def test_no_process_runs_before_the_first_text(own: BuiltinEmbedder) -> No
     (process_id,) = own.health().process_ids
     assert own.health().state == "ready"
     assert b"nexusd.embedding.model_process" in _command_line(process_id)
+
+
+@needs_model
+async def test_words_cost_together_what_the_tokenizer_makes_of_their_text(shared: BuiltinEmbedder) -> None:
+    text = f"{LONG} Don't, he said: it's 12,345 well-known (sic!) antidisestablishmentarianisms in Łódź."
+    await shared.embed_query("loaded")
+    tokenizer = tokenizers.Tokenizer.from_buffer(BUILTIN_MODELS[MODEL].tokenizer.locate().read_bytes())
+    tokenizer.no_truncation()
+    costs = await shared.count_tokens(text.split())
+    assert sum(costs) == len(tokenizer.encode(text, add_special_tokens=False))
+    assert all(costs)
+    assert await shared.count_tokens(["hello", "\U0001f600", "a" * 1000]) == [1, 0, 0]
+
+
+@needs_model
+async def test_words_are_not_counted_where_that_would_load_the_model(own: BuiltinEmbedder) -> None:
+    with pytest.raises(EmbedderUnavailable, match="not asked yet"):
+        await own.count_tokens(["hello"])
+    assert own.health().process_ids == ()
+
+
+async def test_a_word_of_more_tokens_than_the_window_is_counted_whole(tmp_path: Path) -> None:
+    directory = write_model_directory(tmp_path / "model", {"a": [0.0, 1.0], "b": [1.0, 0.0]})
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
+    tokenizer["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 2}')
+    model = OnnxModel(locate(str(directory)))
+    assert model.count_tokens(["ab", "ababa", "abxab"]) == [2, 5, 0]
 
 
 @needs_model

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.embedder import TellingEmbedder
 from harness.remembering import Memory, empty_memory
 
 from nexusd.model.memory import BuildContext, ContextShares, MemoryContext, MemoryFilter, MemoryId
 from nexusd.retrieval.context import MAX_LINKS, ContextBuilder
+from nexusd.retrieval.model_tokens import ModelTokens
 from nexusd.retrieval.pieces import CUT, exchange_text, readable_time
 from nexusd.retrieval.tokens import EstimatedTokens
 from nexusd.store.episodes import count_episodes
@@ -230,6 +232,56 @@ async def test_shares_say_what_a_section_may_take_first(memory: Memory) -> None:
 
 async def test_package_says_by_what_it_was_counted(memory: Memory) -> None:
     assert (await ContextBuilder(memory.store, memory.search).build(BuildContext(query="x"))).counted == "estimate"
+
+
+async def test_package_is_counted_in_the_tokens_of_a_model_that_tells(memory: Memory) -> None:
+    for n in range(8):
+        await memory.remember(f"quince jam {n} " * 8, "with extraordinarily long words", session="now")
+    entity = await memory.know("Quince", "fruit", "sour when raw")
+    await memory.relate(entity, "grows in", await memory.know("Spain", "country"))
+    tokens = ModelTokens(TellingEmbedder(unknown=["Quince"]), asyncio.get_running_loop())
+    builder = ContextBuilder(memory.store, memory.search, of_model=lambda: tokens)
+    for budget in (40, 150, 400):
+        params = BuildContext(query="quince", session_id=memory.sessions["now"], token_budget=budget)
+        package = await builder.build(params)
+        assert package.counted == "model"
+        assert await asyncio.to_thread(tokens.count, package.text) <= package.tokens <= budget
+        assert package == await builder.build(params)
+    assert await asyncio.to_thread(tokens.count, package.text) != count(package.text)
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 2])
+async def test_package_is_estimated_as_a_whole_where_the_model_goes_away_in_between(
+    memory: Memory, dies_at: int
+) -> None:
+    await memory.remember("quince jam " * 8, session="now")
+    await memory.remember("a quince tree " * 8)
+    estimated = await build(memory, "quince", session_id=memory.sessions["now"])
+
+    class Dying(TellingEmbedder):
+        async def count_tokens(self, words: Sequence[str]) -> list[int]:
+            if len(self.asked) == dies_at:
+                self.unavailable = "died"
+            return await super().count_tokens(words)
+
+    embedder = Dying()
+    tokens = ModelTokens(embedder, asyncio.get_running_loop())
+    builder = ContextBuilder(memory.store, memory.search, of_model=lambda: tokens)
+    package = await builder.build(BuildContext(query="quince", session_id=memory.sessions["now"]))
+    assert embedder.unavailable
+    assert package == estimated
+    assert package.counted == "estimate"
+
+
+async def test_model_that_did_not_embed_the_query_is_not_asked_to_count(memory: Memory) -> None:
+    await memory.remember("quince jam")
+    memory.embedder.unavailable = "away"
+    embedder = TellingEmbedder()
+    tokens = ModelTokens(embedder, asyncio.get_running_loop())
+    package = await ContextBuilder(memory.store, memory.search, of_model=lambda: tokens).build(
+        BuildContext(query="quince")
+    )
+    assert (package.counted, package.degraded, embedder.asked) == ("estimate", ["embedder"], [])
 
 
 def test_times_are_read_with_their_weekday_in_utc() -> None:

@@ -40,6 +40,9 @@ class SteppedModel:
             self.done.append(text)
         return [struct.pack("<f", len(text)) for text in texts]
 
+    def count_tokens(self, words: Sequence[str]) -> list[int]:
+        return [len(word) for word in words]
+
 
 class MovedClock:
     """A clock that only the test moves."""
@@ -115,6 +118,16 @@ def test_a_query_overtakes_every_document_that_waits(model: SteppedModel, start:
     assert model.done == ["quick"]
     model.go.set()
     assert sorted(daemon.answer()[0] for _ in range(10)) == list(range(10))
+
+
+def test_words_are_counted_while_documents_are_computed(model: SteppedModel, start: Start) -> None:
+    daemon = start(lambda: model, threads=1)
+    daemon.ask(1, "documents", ["wait"])
+    assert model.begun.wait(30)
+    daemon.ask(2, "tokens", ["a", "bcd"])
+    assert daemon.answer() == [2, True, [1, 3]]
+    model.go.set()
+    assert daemon.answer()[0] == 1
 
 
 def test_background_threads_lower_their_own_priority_and_the_query_thread_keeps_its(
