@@ -18,6 +18,7 @@ import structlog
 
 from nexusd.backup.keeper import Backups
 from nexusd.checkup_replication import check_replication
+from nexusd.checkup_reranker import check_reranker
 from nexusd.checkup_surroundings import (
     check_certificate,
     check_clock,
@@ -42,6 +43,7 @@ from nexusd.lifecycle import Supervisor
 from nexusd.model.index import IndexReport, IndexState
 from nexusd.model.system import Check, CheckSystem, SystemChecks
 from nexusd.reloading import Reloader
+from nexusd.retrieval.second_stage import SecondStage
 from nexusd.store.database import Database
 from nexusd.store.integrity import check_references, check_table, count_full_text, newest_ms, table_names
 from nexusd.store.memory_filter import TEXT_TABLES
@@ -84,10 +86,11 @@ class Checkup:
         backups: Backups,
         socket_path: Callable[[], Path],
         certificate: Callable[[], CertificateState] | None = None,
+        second_stage: SecondStage | None = None,
     ) -> None:
         """`socket_path` answers where the Unix socket really is: systemd may have opened it.
 
-        `certificate` where there is one, which is where TLS is spoken.
+        `certificate` where there is one, which is where TLS is spoken; `second_stage` where hits are reranked.
         """
         self._settings = settings
         self._store = store
@@ -103,6 +106,7 @@ class Checkup:
         self._backups = backups
         self._socket_path = socket_path
         self._certificate = certificate
+        self._second_stage = second_stage
         self._clock = clock
         self._started = clock.now_ms(), clock.monotonic_s()
         self._probes = itertools.count(1)
@@ -131,6 +135,9 @@ class Checkup:
         ]
         if self._certificate is not None:
             looks.append(("certificate", partial(self._check_certificate, self._certificate), TIMEOUT_S))
+        if self._second_stage is not None:
+            look = partial(check_reranker, self._second_stage, self._settings.config.search.rerank)
+            looks.append(("reranker", look, PROBE_TIMEOUT_S))
         return SystemChecks(checks=await asyncio.gather(*(self._one(*look) for look in looks)))
 
     async def _one(self, name: str, look: Look, timeout_s: float) -> Check:

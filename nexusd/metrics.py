@@ -39,11 +39,12 @@ from nexusd.metric_forms import cumulated as _cumulated
 from nexusd.metric_forms import gauge as _gauge
 from nexusd.metric_forms import gauges as _gauges
 from nexusd.metric_forms import states as _states
+from nexusd.metric_reranker import reranker_metrics
 from nexusd.model.backups import BackupStatus
 from nexusd.model.cache import CacheStats
 from nexusd.model.index import IndexReport, ReembedProgress
 from nexusd.model.outbox import BreakerState, OutboxState
-from nexusd.model.system import SettingsStatus
+from nexusd.model.system import RerankerStatus, SettingsStatus
 from nexusd.processes import cpu_seconds, resident_bytes
 from nexusd.status import StatusReport
 from nexusd.store.backlog import count_collections
@@ -98,6 +99,7 @@ class _Picture:
     verifying: bool
     dropped_hits: int
     embedder: EmbedderHealth
+    reranker: RerankerStatus | None
     query_cache: tuple[int, int, int]
     reembed: ReembedProgress
     backups: BackupStatus | None
@@ -185,6 +187,7 @@ class Metrics:
             verifying=self._verifier.job is not None,
             dropped_hits=self._verifier.dropped_hits,
             embedder=self._serving.model.embedder.health(),
+            reranker=self._report.reranker(),
             query_cache=(len(queries), queries.hits, queries.misses),
             reembed=self._reembed(),
             backups=None if self._backups is None else self._backups(),
@@ -205,6 +208,7 @@ class _PictureCollector(Collector):
         """Every metric."""
         for section in (_daemon, _wire, _store, _outbox, _index, _embedder, _backups, _cache, _events, _processes):
             yield from section(self._picture)
+        yield from reranker_metrics(self._picture.reranker)
 
 
 def _text(picture: _Picture) -> bytes:

@@ -135,7 +135,11 @@ class Parts:
             on_answering=self._embedder_answers,
         )
         self.serving = self.models.serving
-        self.reranker = make_reranker(config.search.rerank, clock)
+        rerank = config.search.rerank
+        self.reranker = make_reranker(rerank, clock)
+        self.second_stage = None if self.reranker is None else SecondStage(
+            self.reranker, clock, candidates=rerank.candidates, deadline_s=rerank.deadline_ms / 1000
+        )
         self.collections = Collections(
             self.store, self.index, self.serving.model, kept=self.models.kept_collections
         )
@@ -187,6 +191,7 @@ class Parts:
             server=self.server, supervisor=self.supervisor, clock=clock,
             files=self.files, cache=self.cache, verifier=self.verifier, settings_status=self.reloader.status,
             log=log, reembedding=self.reembedding, backups=self.backups,
+            second_stage=self.second_stage,
         )
         self.index_api = IndexApi(
             self.store, self.verifier, backend=config.index.backend, complete=lambda: self.worker.complete,
@@ -198,7 +203,7 @@ class Parts:
             supervisor=self.supervisor, files=self.files, processes=self.report.processes, clock=clock,
             reloader=self.reloader, load=load, index_state=self.index_api.state, backups=self.backups,
             socket_path=lambda: self.server.socket_path,
-            certificate=None if self.tls_keys is None else self.tls_keys.state,
+            certificate=None if self.tls_keys is None else self.tls_keys.state, second_stage=self.second_stage,
         )
         self.metrics = Metrics(
             report=self.report, dispatcher=self.dispatcher, server=self.server, store=self.store,
@@ -259,13 +264,10 @@ class Parts:
         ]
 
     def _register_methods(self) -> None:
-        rerank = self.settings.config.search.rerank
         search = MemorySearch(
             self.store, self.index, self.serving, self.clock,
             complete=lambda: self.worker.complete, on_dropped=self.verifier.hits_dropped,
-            second=None if self.reranker is None else SecondStage(
-                self.reranker, candidates=rerank.candidates, deadline_s=rerank.deadline_ms / 1000
-            ),
+            second=self.second_stage,
         )
         context = ContextBuilder(self.store, search, of_model=ServingTokens(self.serving).current)
         similar = SimilaritySearch(

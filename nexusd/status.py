@@ -31,12 +31,14 @@ from nexusd.model.system import (
     LogStatus,
     MethodCount,
     ProcessStatus,
+    RerankerStatus,
     ServerStatus,
     SettingsStatus,
     SystemStatus,
     TaskStatus,
 )
 from nexusd.processes import resident_bytes
+from nexusd.retrieval.second_stage import SecondStage
 from nexusd.store.database import Database
 from nexusd.store.episodes import count_episodes
 from nexusd.store.meta import get_epoch
@@ -75,6 +77,7 @@ class StatusReport:
         log: LogControl,
         reembedding: Reembedding,
         backups: Backups,
+        second_stage: SecondStage | None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -93,6 +96,7 @@ class StatusReport:
         self._log = log
         self._reembedding = reembedding
         self._backups = backups
+        self._second_stage = second_stage
         self._began_s = clock.monotonic_s()
 
     def health(self) -> Health:
@@ -114,6 +118,9 @@ class StatusReport:
             reasons.append(f"embedder: {embedder.detail}{until}")
         elif self._reembedding.stuck:
             reasons.append(self._reembedding.line())
+        reranker = self.reranker()
+        if reranker is not None and reranker.state in {"late", "unavailable"}:
+            reasons.append(f"reranker: {reranker.detail}; hits come in the first order")
         if index.available and not self._worker.complete:
             trouble = self._worker.index_trouble
             reasons.append(f"index: {trouble}" if trouble else "index: being compared with the rows")
@@ -197,6 +204,7 @@ class StatusReport:
                 detail=embedder.detail,
                 restarts=embedder.restarts,
             ),
+            reranker=self.reranker(),
             server=ServerStatus(
                 socket=str(self._server.socket_path),
                 tcp=_shown(self._server.tcp_address),
@@ -238,6 +246,28 @@ class StatusReport:
         """Where log entries go, and how many were lost on the way."""
         return LogStatus(output=self._log.kind, dropped=self._log.dropped)
 
+    def reranker(self) -> RerankerStatus | None:
+        """How the second stage of searches does; None where there is none."""
+        stage, config = self._second_stage, self._settings.config.search.rerank
+        if stage is None:
+            return None
+        health, failure = stage.health(), stage.last_failure
+        late = stage.always_late and health.state in {"idle", "ready"}   # idle: no answer of a service was awaited
+        return RerankerStatus(
+            provider=config.provider,
+            model=config.model,
+            state="late" if late else health.state,
+            detail=f"no search had its answer within {config.deadline_ms} ms lately" if late else health.detail,
+            restarts=health.restarts,
+            deadline_ms=config.deadline_ms,
+            calls=stage.in_time + stage.late + stage.failed,
+            in_time=stage.in_time,
+            late=stage.late,
+            failed=stage.failed,
+            last_failure=None if failure is None else failure.detail,
+            last_failure_at=None if failure is None else failure.at_ms,
+        )
+
     def processes(self) -> list[tuple[str, int]]:
         """The processes of the daemon; the index has a second one while its search graph is made anew."""
         return [
@@ -245,6 +275,7 @@ class StatusReport:
             *zip(("index", "index_rebuild"), self._index.health().process_ids, strict=False),
             *zip(("embedder",), self._serving.model.embedder.health().process_ids, strict=False),
             *zip(("embedder_next",), self._reembedding.process_ids, strict=False),
+            *zip(("reranker",), self._second_stage.health().process_ids if self._second_stage else (), strict=False),
         ]
 
     async def points(self) -> dict[str, int] | None:

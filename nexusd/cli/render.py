@@ -36,7 +36,7 @@ _BAR_WIDTH = 8
 _STATE_STYLES = {
     "ok": "green", "ready": "green", "closed": "green", "indexed": "green",
     "idle": "dim", "pending": "yellow", "starting": "yellow", "stopping": "yellow", "degraded": "yellow",
-    "half_open": "yellow", "open": "red", "unavailable": "red", "dead": "red",
+    "half_open": "yellow", "late": "yellow", "open": "red", "unavailable": "red", "dead": "red",
 }  # fmt: skip
 _NOUNS: dict[Collection, str] = {
     "episodes": "episode", "entities": "entity", "summaries": "summary", "messages": "message",
@@ -158,7 +158,7 @@ def status(report: Mapping[str, Any]) -> RenderableType:
     grid.add_column(overflow="fold")
     renderers = {
         "health": _health, "database": _database, "outbox": _outbox, "index": _index, "embedder": _embedder,
-        "server": _server, "backups": _backups, "settings": _settings, "log": _log,
+        "reranker": _reranker, "server": _server, "backups": _backups, "settings": _settings, "log": _log,
     }  # fmt: skip
     for name, renderer in renderers.items():
         part = report.get(name)
@@ -281,6 +281,15 @@ def _embedder(part: Mapping[str, Any]) -> Text:
         text.append(f" · {part['dimension']} dimensions")
     if "state" in part:
         text.append(" · ").append_text(_state(part["state"]))
+    return _with_detail(text, part)
+
+
+def _reranker(part: Mapping[str, Any]) -> Text:
+    text = Text(safe(" · ".join(str(part[name]) for name in ("provider", "model") if part.get(name))))
+    if "state" in part:
+        text.append(" · ").append_text(_state(part["state"]))
+    if part.get("calls"):
+        text.append(f" · in time for {part.get('inTime', 0):,} of {count(part['calls'], 'search', 'searches')}")
     return _with_detail(text, part)
 
 

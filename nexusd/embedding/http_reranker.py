@@ -16,7 +16,7 @@ import msgspec
 
 from nexusd import __version__
 from nexusd.config_sections import RerankConfig
-from nexusd.embedding.reranker import RerankerUnavailable
+from nexusd.embedding.reranker import RerankerHealth, RerankerUnavailable
 
 MAX_ANSWER_BYTES = 1024 * 1024      # of a hundred numbers; some services repeat the texts
 MAX_CHARACTERS = 8_192              # of each text: more than such models read
@@ -38,6 +38,7 @@ class HttpReranker:
         url = config.url or ""
         self._url = url
         self._model = config.model
+        self._health = RerankerHealth("idle", "not asked yet")
         headers = {"content-type": "application/json", "user-agent": f"nexusd/{__version__}"}
         if config.api_key is not None:
             headers["authorization"] = f"Bearer {config.api_key}"
@@ -58,6 +59,23 @@ class HttpReranker:
         Raises:
             RerankerUnavailable: the service is away, or answers something else.
         """
+        try:
+            scores = await self._ask(query, texts)
+        except RerankerUnavailable as error:
+            self._health = RerankerHealth("unavailable", error.message)
+            raise
+        self._health = RerankerHealth("ready", "")
+        return scores
+
+    def health(self) -> RerankerHealth:
+        """As the last answer was; one that a search did not wait for tells nothing."""
+        return self._health
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _ask(self, query: str, texts: Sequence[str]) -> list[float]:
         body: dict[str, object] = {"query": query, "documents": [text[:MAX_CHARACTERS] for text in texts]}
         if self._model is not None:
             body["model"] = self._model
@@ -79,7 +97,3 @@ class HttpReranker:
         if scores.keys() != set(range(len(texts))) or not all(map(math.isfinite, scores.values())):
             raise RerankerUnavailable("the rerank service does not answer for every text")
         return [scores[number] for number in range(len(texts))]
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()

@@ -14,7 +14,7 @@ import structlog
 from nexusd.child import ChildProcess, ChildRefused, ChildUnavailable
 from nexusd.clock import Clock
 from nexusd.config_sections import RerankConfig
-from nexusd.embedding.reranker import RerankerUnavailable
+from nexusd.embedding.reranker import RerankerHealth, RerankerUnavailable
 
 ANSWER_S = 20.0     # after which the child counts as stuck and is killed; a search's own deadline is far shorter
 LOAD_S = 60.0
@@ -28,6 +28,7 @@ class LocalReranker:
         self._clock = clock
         self._log = structlog.get_logger("nexusd.reranker")
         self._under_way: set[asyncio.Task[list[float]]] = set()
+        self._trouble = ""
         self._child = ChildProcess(
             "reranker", "nexusd.embedding.rerank_process", [config.model or "", str(config.threads)],
             on_started=self._load,
@@ -55,6 +56,18 @@ class LocalReranker:
         await asyncio.wait([task])
         return task.result()
 
+    def health(self) -> RerankerHealth:
+        """The state as last seen; never waits."""
+        restarts, process_ids = self._child.restarts, () if self._child.pid is None else (self._child.pid,)
+        if self._trouble:
+            return RerankerHealth("unavailable", self._trouble, restarts, process_ids)
+        if self._child.running:
+            return RerankerHealth("ready", "", restarts, process_ids)
+        if restarts:
+            detail = f"its process is being restarted: {self._child.last_error}"
+            return RerankerHealth("unavailable", detail, restarts, process_ids)
+        return RerankerHealth("loading", "", restarts, process_ids)
+
     async def close(self) -> None:
         """End the child; what is under way fails."""
         await self._child.close()
@@ -63,8 +76,12 @@ class LocalReranker:
     async def _ask(self, query: str, texts: list[str]) -> list[float]:
         try:
             scores: list[float] = await self._child.call("score", [query, texts], timeout_s=ANSWER_S)
-        except (ChildUnavailable, ChildRefused) as error:
-            raise RerankerUnavailable(str(error)) from None
+        except ChildRefused as refused:
+            self._trouble = refused.message
+            raise RerankerUnavailable(refused.message) from None
+        except ChildUnavailable as error:
+            raise RerankerUnavailable(error.message) from None
+        self._trouble = ""
         return scores
 
     def _finished(self, task: asyncio.Task[list[float]]) -> None:
@@ -78,6 +95,8 @@ class LocalReranker:
         try:
             await child.call_starting("load", None, timeout_s=LOAD_S)
         except ChildRefused as refused:
-            self._log.error("reranker cannot be loaded", detail=str(refused))
+            self._trouble = refused.message
+            self._log.error("reranker cannot be loaded", detail=refused.message)
         else:
+            self._trouble = ""
             self._log.info("reranker loaded", seconds=round(self._clock.monotonic_s() - began_s, 2))

@@ -7,7 +7,8 @@ wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from nexusd.clock import Clock
 from nexusd.config_sections import RerankConfig
@@ -16,6 +17,16 @@ from nexusd.errors import NexusError
 
 class RerankerUnavailable(NexusError):
     """It cannot say anything now; the first order serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerHealth:
+    """How it was when last seen; `idle`: nobody asked it yet."""
+
+    state: Literal["idle", "loading", "ready", "unavailable"]
+    detail: str
+    restarts: int = 0
+    process_ids: tuple[int, ...] = ()
 
 
 class Reranker(Protocol):
@@ -30,6 +41,9 @@ class Reranker(Protocol):
         Raises:
             RerankerUnavailable: it cannot.
         """
+
+    def health(self) -> RerankerHealth:
+        """The state as last seen; never waits."""
 
     async def close(self) -> None:
         """Stop."""

@@ -65,6 +65,27 @@ class EmbedderStatus(Record, frozen=True, kw_only=True):
     restarts: int
 
 
+class RerankerStatus(Record, frozen=True, kw_only=True):
+    """The reranker, and what became of the searches that it was asked for since the start.
+
+    `late` ones had their answer without it, after `deadline_ms`; `failed` ones since it could not. It is in the state
+    `late` where that goes for the last five of them.
+    """
+
+    provider: str
+    model: str | None
+    state: Literal["idle", "loading", "ready", "late", "unavailable"]
+    detail: str
+    restarts: int
+    deadline_ms: int
+    calls: int
+    in_time: int
+    late: int
+    failed: int
+    last_failure: str | None
+    last_failure_at: TimeMs | None
+
+
 class MethodCount(Record, frozen=True, kw_only=True):
     """One method since the start: calls, errors (of which `faults` are internal ones), and the time they all took."""
 
@@ -134,7 +155,7 @@ class Reloaded(Record, frozen=True, kw_only=True):
 
 
 class SystemStatus(Record, frozen=True, kw_only=True):
-    """What system.status answers."""
+    """What system.status answers; `reranker` is null where `search.rerank` is off."""
 
     version: str
     state: Literal["starting", "ready", "stopping"]
@@ -144,6 +165,7 @@ class SystemStatus(Record, frozen=True, kw_only=True):
     outbox: OutboxStatus
     index: IndexStatus
     embedder: EmbedderStatus
+    reranker: RerankerStatus | None
     server: ServerStatus
     backups: BackupStatus
     files: FilesStatus

@@ -101,6 +101,10 @@ class WholeDaemon:
         assert "result" in reply, (method, params, reply)
         return reply["result"]
 
+    async def figures(self) -> str:
+        """What Prometheus is told."""
+        return (await self._app.metrics.render())[0].decode()
+
     async def drained(self) -> None:
         """Until the index holds all that it should."""
         waited = await self.worker.wait_for(None, [], DRAIN_S)
@@ -152,6 +156,7 @@ async def whole_daemon(
         await app.index.start()
         parts.push_async_callback(app.models.close)
         await app.models.start()
+        await app.start_reranker(parts)
         working = asyncio.create_task(app.worker.run())
         parts.push_async_callback(_end, working)
         app.gate.open()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,28 @@ async def local(directory: Path) -> Reranker:
 async def test_model_of_a_directory_scores_pairs_in_its_child_process(tmp_path: Path) -> None:
     reranker = await local(write_model_directory(tmp_path / "model", WORDS))
     try:
+        assert reranker.health().state == "loading"
         assert await scores(reranker, ["low", "high", "middle"]) == [1.0, 3.0, 2.0]
         assert await scores(reranker, []) == []
+        health = reranker.health()
+        assert (health.state, health.restarts, len(health.process_ids)) == ("ready", 0, 1)
+    finally:
+        await reranker.close()
+
+
+async def test_process_that_died_is_told_and_started_again(tmp_path: Path) -> None:
+    reranker = await local(write_model_directory(tmp_path / "model", WORDS))
+    try:
+        await scores(reranker, ["low"])
+        (process_id,) = reranker.health().process_ids
+        os.kill(process_id, signal.SIGKILL)
+        with pytest.raises(RerankerUnavailable):
+            await reranker.score("q", ["low"])
+        assert reranker.health().state == "unavailable"
+        async with asyncio.timeout(30):
+            while reranker.health().state != "ready":
+                await asyncio.sleep(0.01)
+        assert reranker.health().restarts == 1
     finally:
         await reranker.close()
 
@@ -53,6 +75,8 @@ async def test_directory_without_a_model_is_an_answer_and_no_crash(tmp_path: Pat
     try:
         with pytest.raises(RerankerUnavailable, match="cannot be loaded"):
             await scores(reranker, ["low"])
+        assert reranker.health().state == "unavailable"
+        assert str(tmp_path) in reranker.health().detail
     finally:
         await reranker.close()
 
@@ -80,6 +104,7 @@ async def ask_service(answer: bytes, status: str = "200 OK") -> tuple[list[float
     assert reranker is not None
     try:
         found = await reranker.score("q", ["one", "two"])
+        assert reranker.health().state == "ready"
     finally:
         await reranker.close()
         server.close()
@@ -115,6 +140,9 @@ async def test_service_that_answers_anything_else_is_unavailable_and_not_repeate
 async def test_service_that_is_not_there_is_unavailable() -> None:
     reranker = make_reranker(RerankConfig(provider="http", url="http://127.0.0.1:9/rerank"), SystemClock())
     assert reranker is not None
+    assert reranker.health().state == "idle"
     with pytest.raises(RerankerUnavailable):
         await reranker.score("q", ["one"])
+    assert reranker.health().state == "unavailable"
+    assert "cannot be asked" in reranker.health().detail
     await reranker.close()

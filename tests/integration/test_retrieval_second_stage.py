@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from harness.remembering import empty_memory
 
-from nexusd.embedding.reranker import RerankerUnavailable
-from nexusd.retrieval.second_stage import SecondStage
+from nexusd.clock import SystemClock
+from nexusd.embedding.reranker import RerankerHealth, RerankerUnavailable
+from nexusd.retrieval.second_stage import ALWAYS_LATE, SecondStage
 
 pytestmark = pytest.mark.anyio
 
@@ -24,6 +25,9 @@ class FakeReranker:
     async def start(self) -> None:
         pass
 
+    def health(self) -> RerankerHealth:
+        return RerankerHealth("ready", "")
+
     async def close(self) -> None:
         pass
 
@@ -38,7 +42,8 @@ class FakeReranker:
 
 async def test_best_hits_come_in_the_rerankers_order_and_say_so(tmp_path: Path) -> None:
     reranker = FakeReranker()
-    async with empty_memory(tmp_path, second=SecondStage(reranker, candidates=3, deadline_s=5)) as memory:
+    stage = SecondStage(reranker, SystemClock(), candidates=3, deadline_s=5)
+    async with empty_memory(tmp_path, second=stage) as memory:
         short = await memory.remember("a heron", session="a")
         long = await memory.remember("a heron that is told of at great length", session="b")
         other = await memory.remember("a heron of some kind", session="c")
@@ -56,7 +61,8 @@ async def test_reranker_that_is_late_or_away_leaves_the_first_order_and_is_named
     if trouble == "late":
         reranker.gate = asyncio.Event()
     reranker.away = trouble == "away"
-    async with empty_memory(tmp_path, second=SecondStage(reranker, candidates=20, deadline_s=0.05)) as memory:
+    stage = SecondStage(reranker, SystemClock(), candidates=20, deadline_s=0.05)
+    async with empty_memory(tmp_path, second=stage) as memory:
         first = await memory.remember("a heron", session="a")
         long = await memory.remember("much of other things and also of a heron, at great length", session="b")
         hits = await asyncio.wait_for(memory.find("heron", mode="keyword"), 5)
@@ -66,8 +72,30 @@ async def test_reranker_that_is_late_or_away_leaves_the_first_order_and_is_named
 
 
 async def test_filters_and_limit_hold_behind_a_reranker(tmp_path: Path) -> None:
-    stage = SecondStage(FakeReranker(), candidates=2, deadline_s=5)
+    stage = SecondStage(FakeReranker(), SystemClock(), candidates=2, deadline_s=5)
     async with empty_memory(tmp_path, second=stage) as memory:
         ids = [(await memory.remember(f"heron {n}", session=f"s{n}")).id for n in range(8)]
         assert sorted(await memory.found("heron", limit=8)) == ids
         assert len(await memory.found("heron", limit=1)) == 1
+
+
+async def test_what_became_of_searches_is_counted_and_one_that_is_always_late_is_known(tmp_path: Path) -> None:
+    reranker = FakeReranker()
+    stage = SecondStage(reranker, SystemClock(), candidates=3, deadline_s=0.02)
+    async with empty_memory(tmp_path, second=stage) as memory:
+        await memory.remember("a heron")
+        assert await memory.found("nothing of that", mode="keyword") == []      # nothing to reorder
+        await memory.find("heron", mode="keyword")
+        reranker.gate = asyncio.Event()
+        for n in range(1, ALWAYS_LATE + 1):
+            assert not stage.always_late
+            await memory.find("heron", mode="keyword")
+            assert (stage.in_time, stage.late, stage.failed) == (1, n, 0)
+        assert stage.always_late
+        assert stage.last_failure is None
+        reranker.gate, reranker.away = None, True
+        await memory.find("heron", mode="keyword")
+        assert (stage.in_time, stage.late, stage.failed) == (1, ALWAYS_LATE, 1)
+        assert not stage.always_late
+        assert stage.last_failure is not None
+        assert stage.last_failure.detail == "away"

@@ -29,6 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkup": {"*"},  # the same
     "checkup_surroundings": {"processes", "config_changes", "wire.tls_keys", *FOUNDATION},
     "checkup_replication": {"checkup_surroundings", "store.followers", *FOUNDATION},
+    "metric_reranker": {"metric_forms", "model"},
+    "checkup_reranker": {"checkup_surroundings", "embedding.reranker", "retrieval", *FOUNDATION},
     "cli": {"client", "model", "errors"},
     "client": {"model", "errors"},
     "api": {
@@ -68,7 +70,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 NOBODY_IMPORTS = {  # but these
     "app": {"__main__"}, "parts": {"app"}, "status": {"parts", "metrics"}, "metrics": {"parts"}, "checkup": {"parts"},
-    "checkup_surroundings": {"checkup", "checkup_replication", "status"}, "checkup_replication": {"checkup"},
+    "checkup_surroundings": {"checkup", "checkup_replication", "checkup_reranker", "status"},
+    "checkup_replication": {"checkup"}, "checkup_reranker": {"checkup"},
 }  # fmt: skip
 
 # Packages that only some may import: what they cost, or what they would break.
@@ -83,7 +86,7 @@ ONLY_IN: dict[str, set[str]] = {
     "typer": {"cli"},
     "rich": {"cli"},
     "sdnotify": {"lifecycle"},
-    "prometheus_client": {"metrics", "metric_forms"},
+    "prometheus_client": {"metrics", "metric_forms", "metric_reranker"},
     "yaml": {"config_source", "files", "backup"},
     "zstandard": {"backup", "cli"},
     "cachetools": {"cache"},
