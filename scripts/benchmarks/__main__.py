@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+import paired
 import recall
 from baseline import bare_creates_per_second, drop_outbox_triggers
 from daemon import MeasuredDaemon, connect_tcp, request, running
@@ -425,5 +426,7 @@ def main() -> None:
 
 if sys.argv[1:2] == ["recall"]:
     recall.main(sys.argv[2:])
+elif sys.argv[1:2] == ["compare"]:
+    paired.main(sys.argv[2:])
 else:
     main()

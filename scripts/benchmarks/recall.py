@@ -4,7 +4,8 @@ FILE is a JSON list of conversations: [{"id", "sessions": [{"id", "episodes": [{
 "questions": [{"q", "category", "evidence": [[session, episode], ...]}]}], places counted from 0. A conversation
 becomes a project of a fresh store, with the built-in model. Questions of category 5 have no answer and stay out. R@k
 is the share of the evidence among the first k hits, MRR the reciprocal rank of the first, each averaged over the
-questions.
+questions. A report (--json) keeps them for each question, so that two can be compared: --against, or `scripts/bench
+compare`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import paired
 from daemon import MeasuredDaemon, running
 
 DEPTHS = (5, 10, 20)
@@ -32,8 +34,12 @@ def main(arguments: list[str]) -> None:
         prog="scripts/bench recall", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path, help="the conversations")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="write the figures there too, with those of each question")
+    parser.add_argument("--against", type=Path, metavar="REPORT", help="compare with an earlier --json")
     given = parser.parse_args(arguments)
+    earlier = None if given.against is None else json.loads(given.against.read_text())
+    if earlier is not None:
+        paired.check(earlier)       # before minutes are spent
     conversations = json.loads(given.file.read_text())
     with tempfile.TemporaryDirectory(prefix="nexusd-recall-") as work, running(Path(work), **TCP_OFF) as daemon:
         ids = [_store(daemon, conversation) for conversation in conversations]
@@ -41,21 +47,27 @@ def main(arguments: list[str]) -> None:
         print(f"{sum(map(len, ids))} exchanges, every part beside its 95% interval of the questions\n")
         heads = "".join(f"R@{depth:<14}" for depth in DEPTHS)
         print(f"{'':30}{heads}MRR             ms p50 (beside embedding)  p99")
-        figures = {}
+        ways: dict[str, dict[str, Any]] = {}
         for name, params in (
             ("hybrid, each conversation", {"mode": "hybrid"}),
             ("hybrid, all conversations", {"mode": "hybrid", "pooled": True}),
             ("words, each conversation", {"mode": "keyword"}),
             ("meaning, each conversation", {"mode": "semantic"}),
         ):
-            figures[name] = _measure(daemon, conversations, ids, name, **params)
+            ways[name] = _measure(daemon, conversations, ids, name, **params)
         print()
         for budget in BUDGETS:
-            share = _in_context(daemon, conversations, ids, budget)
-            figures[f"context of {budget} tokens"] = {"evidence inside": share}
+            inside = _in_context(daemon, conversations, ids, budget)
+            share = statistics.fmean(inside)
+            ways[f"context of {budget} tokens"] = {
+                "figures": {"evidence inside": 100 * share}, "each": {"evidence inside": inside},
+            }
             print(f"all evidence inside a context of {budget:>5} tokens: {share:5.1%} of the questions")
+    report = {"questions": _named(conversations), "ways": ways}
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+        given.json.write_text(json.dumps(report) + "\n")
+    if earlier is not None:
+        print("\n" + "\n".join(paired.compared(earlier, report)))
 
 
 def _store(daemon: MeasuredDaemon, conversation: dict[str, Any]) -> dict[tuple[int, int], int]:
@@ -78,6 +90,16 @@ def _store(daemon: MeasuredDaemon, conversation: dict[str, Any]) -> dict[tuple[i
     return ids
 
 
+def _named(conversations: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The questions in the order in which they are asked."""
+    return [
+        {"conversation": str(conversation["id"]), "question": question["q"]}
+        for conversation in conversations
+        for question in conversation["questions"]
+        if question["category"] != UNANSWERABLE
+    ]
+
+
 def _questions(
     conversations: list[dict[str, Any]], ids: list[dict[tuple[int, int], int]]
 ) -> Iterator[tuple[str, dict[str, int], set[int]]]:
@@ -97,7 +119,7 @@ def _measure(
     *,
     mode: str,
     pooled: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     rows: list[list[float]] = []
     took_ms: list[float] = []
     beside_ms: list[float] = []
@@ -114,6 +136,7 @@ def _measure(
         rows.append([
             *(len(evidence & set(hits[:depth])) / len(evidence) for depth in DEPTHS), 1 / first if first else 0.0,
         ])
+    names = [*(f"R@{depth}" for depth in DEPTHS), "MRR"]
     columns = list(zip(*rows, strict=True))
     means = [100 * statistics.fmean(column) for column in columns]
     margins = [196 * statistics.stdev(column) / len(column) ** 0.5 for column in columns]
@@ -124,9 +147,8 @@ def _measure(
         + f"{median:6.1f} ({beside:.1f})            {slow:6.1f}",
         flush=True,
     )
-    return dict(zip([*(f"R@{depth}" for depth in DEPTHS), "MRR"], means, strict=True)) | {
-        "p50Ms": median, "p50MsBesideEmbedding": beside, "p99Ms": slow,
-    }  # fmt: skip
+    times = {"p50Ms": median, "p50MsBesideEmbedding": beside, "p99Ms": slow}
+    return {"figures": dict(zip(names, means, strict=True)) | times, "each": dict(zip(names, columns, strict=True))}
 
 
 def _in_context(
@@ -134,13 +156,13 @@ def _in_context(
     conversations: list[dict[str, Any]],
     ids: list[dict[tuple[int, int], int]],
     budget: int,
-) -> float:
-    """The share of the questions whose evidence all lies, whole, inside the context."""
+) -> list[float]:
+    """Of each question whether its evidence all lies, whole, inside the context."""
     inside = []
     for query, where, evidence in _questions(conversations, ids):
         package = daemon.call("memory.context", query=query, tokenBudget=budget, filter=where)
         whole = {
             item["id"] for item in package["items"] if item["collection"] == "episodes" and not item.get("trimmed")
         }
-        inside.append(evidence <= whole)
-    return statistics.fmean(inside)
+        inside.append(float(evidence <= whole))
+    return inside
