@@ -195,7 +195,7 @@ class HttpEmbedder:
         found.update((text, answer) for text, answer in answers.items() if isinstance(answer, bytes))
         for text, answer in answers.items():
             if isinstance(answer, Flaw):
-                raise await self._condemned(text, f"the vector of the text {answer.value}")
+                found[text] = await self._embed_one(text, self._timeout_s)
 
     async def _embed_one(self, text: str, timeout_s: float) -> Vector:
         """The vector of a text by itself; of its beginning, where it is too long.
@@ -203,28 +203,27 @@ class HttpEmbedder:
         Raises:
             Faltered: perhaps because of this text.
             Unembeddable: because of this text.
+            EmbedderUnavailable: not now, whatever the text.
         """
-        beginning = text
+        beginning, probed = text, False
         while True:
             try:
                 (answer,) = await self._ask([beginning], timeout_s)
             except Refused as refused:
-                if not refused.too_long or len(beginning) <= SHORTEST_CUT:
-                    raise await self._condemned(text, refused.message) from None
-                beginning = beginning[: max(SHORTEST_CUT, len(beginning) // 2)]
+                if refused.too_long and len(beginning) > SHORTEST_CUT:
+                    beginning = beginning[: max(SHORTEST_CUT, len(beginning) // 2)]
+                    continue
+                complaint = refused.message
             else:
-                if isinstance(answer, Flaw):
-                    raise await self._condemned(text, f"the vector of the text {answer.value}")
-                return answer
-
-    async def _condemned(self, text: str, reason: str) -> Unembeddable:
-        """The text is to blame, if the service embeds another.
-
-        Raises:
-            EmbedderUnavailable: it does not.
-        """
-        await self._probe(min(self._timeout_s, PROBE_TIMEOUT_S))
-        return Unembeddable(reason, text)
+                if not isinstance(answer, Flaw):
+                    return answer
+                complaint = f"the vector of the text {answer.value}"
+            # The text is to blame if the service embeds another, and then still not this one: before, it may have
+            # been unwell and have recovered meanwhile.
+            if probed:
+                raise Unembeddable(complaint, text)
+            await self._probe(min(self._timeout_s, PROBE_TIMEOUT_S))
+            probed = True
 
     async def _compute_query(self, text: str) -> Vector:
         try:

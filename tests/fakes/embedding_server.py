@@ -48,6 +48,7 @@ class EmbeddingServer:
         self.hanging: set[str] = set()
         self.flawed: set[str] = set()
         self.flaw = "nan"
+        self.flaws_left = -1  # after so many it is well again; -1: never
         self.gate: asyncio.Event | None = None
         self.waiting = 0  # requests that the gate holds
         self.requests: list[list[str]] = []
@@ -209,8 +210,9 @@ class EmbeddingServer:
         return {"embeddings": vectors}
 
     def _vector(self, text: str, dimension: int) -> list[Any]:
-        if not _any(self.flawed, [text]):
+        if not _any(self.flawed, [text]) or self.flaws_left == 0:
             return text_vector(text, dimension)
+        self.flaws_left -= 1
         flawed: dict[str, list[Any]] = {
             "nan": [float("nan")] * dimension, "inf": [float("inf")] + [0.0] * (dimension - 1),
             "null": [None] * dimension, "zero": [0.0] * dimension, "empty": [],

@@ -305,6 +305,18 @@ async def test_a_vector_that_is_none_rejects_its_text_and_is_not_answered(server
             await embedder.embed_query("an odd one")
 
 
+@pytest.mark.parametrize("flaws", [1, 2])
+async def test_a_text_is_not_blamed_for_a_service_that_was_unwell_and_recovered(
+    server: EmbeddingServer, flaws: int
+) -> None:
+    server.flawed, server.flaws_left = {"odd"}, flaws
+    async with embedding(server) as embedder:
+        vectors, rejected = await embed_around(embedder, ["one", "an odd one", "two"])
+        assert (list(vectors), rejected) == (["one", "an odd one", "two"], [])
+        server.flaws_left = 1
+        assert await embedder.embed_query("another odd one")
+
+
 @pytest.mark.parametrize("flaw", ["nan", "null", "zero", "empty"])
 async def test_a_model_that_gives_no_vector_for_any_text_is_broken_and_no_text_is_blamed(
     server: EmbeddingServer, flaw: str
