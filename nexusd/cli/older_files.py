@@ -48,8 +48,7 @@ class OlderTable:
     """How a table of the file becomes rows of ours.
 
     `names` maps a field to the columns that may hold it, the first that is there wins. `references` maps a field to
-    the table whose ids it holds. `rest` is the field that takes all other columns. `same` are the fields that tell
-    rows apart where ids do not.
+    the table whose ids it holds. `rest` is the field that takes all other columns.
     """
 
     table: str
@@ -59,7 +58,6 @@ class OlderTable:
     json: tuple[str, ...] = ()
     references: Mapping[str, str] = field(default_factory=dict)
     rest: str | None = "metadata"
-    same: tuple[str, ...] = ()
     own_ids: bool = True
 
 
@@ -68,7 +66,7 @@ _CREATED = ("created_at", "createdAt", "timestamp", "created", "time")
 MEMORY_SERVICE = (
     OlderTable("projects", "projects", {
         "name": ("name",), "description": ("description",), "colour": ("colour", "color"), "icon": ("icon",),
-    }, ("name",), rest=None, same=("name", "createdAt")),
+    }, ("name",), rest=None),
     OlderTable("sessions", "sessions", {
         "externalId": ("external_id", "externalId"), "name": ("name",), "projectId": ("project_id",),
         "metadata": ("metadata",),
@@ -76,8 +74,7 @@ MEMORY_SERVICE = (
     OlderTable("episodes", "episodes", {
         "sessionId": ("session_id",), "userMessage": ("user_message",), "aiResponse": ("ai_response",),
         "tokenCount": ("token_count",), "metadata": ("metadata",),
-    }, ("sessionId", "userMessage"), ("metadata",), {"sessionId": "sessions"},
-        same=("sessionId", "createdAt", "userMessage", "aiResponse")),
+    }, ("sessionId", "userMessage"), ("metadata",), {"sessionId": "sessions"}),
     OlderTable("entities", "entities", {
         "name": ("name",), "type": ("type",), "notes": ("notes",), "metadata": ("metadata",),
     }, ("name", "type"), ("metadata",)),
@@ -90,24 +87,22 @@ MEMORY_SERVICE = (
         "lastEpisodeId": ("last_episode_id", "end_episode_id", "to_episode_id", "episode_end"),
         "tokenCount": ("token_count",), "metadata": ("metadata",),
     }, ("sessionId", "content"), ("metadata",),
-        {"sessionId": "sessions", "firstEpisodeId": "episodes", "lastEpisodeId": "episodes"},
-        same=("sessionId", "createdAt", "content")),
+        {"sessionId": "sessions", "firstEpisodeId": "episodes", "lastEpisodeId": "episodes"}),
 )
 STORAGE_CORE = (
     OlderTable("users", "users", {"settings": ("settings", "preferences")}, (), ("settings",), rest="settings",
         own_ids=False),
     OlderTable("groups", "groups", {
         "name": ("name", "title"), "config": ("config", "settings", "configuration"),
-    }, ("name",), ("config",), rest="config", same=("name", "createdAt")),
+    }, ("name",), ("config",), rest="config"),
     OlderTable("conversations", "conversations", {
         "title": ("title", "name"), "userId": ("user_id", "userId"), "groupId": ("group_id", "groupId"),
         "metadata": ("metadata",),
-    }, (), ("metadata",), {"groupId": "groups"}, same=("createdAt", "title", "userId")),
+    }, (), ("metadata",), {"groupId": "groups"}),
     OlderTable("messages", "messages", {
         "conversationId": ("conversation_id", "conversationId", "chat_id"), "role": ("role",),
         "content": ("content", "text"), "metadata": ("metadata",),
-    }, ("role", "content"), ("metadata",), {"conversationId": "conversations"},
-        same=("conversationId", "createdAt", "role", "content")),
+    }, ("role", "content"), ("metadata",), {"conversationId": "conversations"}),
     OlderTable("presets", "presets", {
         "name": ("name", "title"), "content": ("content", "config", "data", "settings"),
     }, ("name",), ("content",), rest="content", own_ids=False),
@@ -115,8 +110,7 @@ STORAGE_CORE = (
         "tool": ("tool", "tool_name", "name"), "arguments": ("arguments", "args", "input", "params"),
         "result": ("result", "output"), "error": ("error",), "durationMs": ("duration_ms", "duration"),
         "conversationId": ("conversation_id", "conversationId"), "metadata": ("metadata",),
-    }, ("tool",), ("arguments", "result", "metadata"), {"conversationId": "conversations"},
-        same=("createdAt", "tool", "arguments", "result", "error")),
+    }, ("tool",), ("arguments", "result", "metadata"), {"conversationId": "conversations"}),
     OlderTable("vectors", "vectors", {
         "text": ("text", "content"), "embedding": ("embedding", "vector"), "metadata": ("metadata",),
     }, ("text",), ("embedding", "metadata"), own_ids=False),

@@ -10,8 +10,9 @@ import msgspec
 from harness.whole_daemon import WholeDaemon
 
 from nexusd.cli.export_command import ExportReport, export_to
-from nexusd.cli.export_import import TransferReport, import_export
+from nexusd.cli.export_import import import_export
 from nexusd.cli.export_reading import ExportFile
+from nexusd.cli.import_report import ImportReport
 from nexusd.cli.transfer_progress import Silent
 from nexusd.client.core import Request
 from nexusd.client.errors import WireError, rebuilt
@@ -49,7 +50,7 @@ async def exported(
 
 async def imported(
     daemon: WholeDaemon, path: Path, *, rule: str = "skip", dry_run: bool = False, client: LoopClient | None = None
-) -> TransferReport:
+) -> ImportReport:
     """Import this file into it."""
     return await asyncio.to_thread(
         import_export, client or LoopClient(daemon), ExportFile(path), Silent(), rule=rule, dry_run=dry_run  # type: ignore[arg-type]  # as above
@@ -61,7 +62,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()[1:-1]]
 
 
-def counts(report: TransferReport) -> dict[str, tuple[int, int, int, int, int]]:
+def counts(report: ImportReport) -> dict[str, tuple[int, int, int, int, int]]:
     """By table: inserted, existing, updated, kept, refused."""
     return {
         table.table: (table.inserted, table.existing, table.updated, table.kept, table.refused)

@@ -21,8 +21,9 @@ from harness.whole_daemon import WholeDaemon, whole_daemon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexusd.cli.export_import import ConflictFound, describe_transfer
+from nexusd.cli.export_import import ConflictFound
 from nexusd.cli.export_reading import LINES
+from nexusd.cli.import_report import describe_report
 from nexusd.errors import NotFound
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +91,7 @@ async def test_what_goes_out_comes_back_the_same_with_its_ids(tmp_path: Path) ->
         await exported(daemon, tmp_path / "b.jsonl")
         assert rows_of(tmp_path / "b.jsonl") == rows
         again = await imported(daemon, tmp_path / "a.jsonl")
-        assert all(table.existing == table.rows for table in again.tables), describe_transfer(again, str)
+        assert all(table.existing == table.rows for table in again.tables), describe_report(again)
         await daemon.drained()
         await exported(daemon, tmp_path / "b.jsonl")
         assert rows_of(tmp_path / "b.jsonl") == rows
@@ -120,7 +121,7 @@ def test_any_store_goes_through_an_export_unchanged(tmp_path_factory: pytest.Tem
             assert counts(dry).keys() == counts(taken).keys()
             await exported(walk.daemon, here / "c.jsonl")
             again = await imported(walk.daemon, here / "a.jsonl")
-            assert not any(table.inserted for table in again.tables), describe_transfer(again, str)
+            assert not any(table.inserted for table in again.tables), describe_report(again)
             await exported(walk.daemon, here / "c2.jsonl")
             assert rows_of(here / "c.jsonl") == rows_of(here / "c2.jsonl")
 
@@ -287,7 +288,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 async def test_an_import_that_was_cut_off_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexusd.cli.export_import.MAX_ROWS", 3)
+    monkeypatch.setattr("nexusd.cli.import_rows.MAX_ROWS", 3)
     async with fresh(tmp_path / "a") as daemon:
         await filled(daemon)
         await exported(daemon, tmp_path / "a.jsonl")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from harness.daemon import Daemon
 from harness.older_services import memory_service, storage_core
 
-from nexusd.cli.import_command import ImportReport, describe_report, import_file
+from nexusd.cli.import_report import ImportReport, describe_report
 from nexusd.cli.older_files import OlderFile, OlderFileError
+from nexusd.cli.older_import import import_older
+from nexusd.cli.transfer_progress import Silent
 from nexusd.client import Client
 
 
@@ -37,7 +36,7 @@ def counts(report: ImportReport) -> dict[str, tuple[int, int, int]]:
 
 
 def test_a_memory_services_file_comes_over_whole_with_its_ids(nexus: Client, tmp_path: Path) -> None:
-    report = import_file(nexus, memory_service(tmp_path / "old.db"))
+    report = import_older(nexus, memory_service(tmp_path / "old.db"), Silent())
     assert counts(report) == {
         "projects": (1, 0, 0), "sessions": (3, 0, 0), "episodes": (12, 0, 0), "entities": (2, 0, 0),
         "relationships": (1, 0, 0), "summaries": (1, 0, 0),
@@ -57,9 +56,7 @@ def test_a_memory_services_file_comes_over_whole_with_its_ids(nexus: Client, tmp
     assert (summary["firstEpisodeId"], summary["lastEpisodeId"]) == (1, 2)
 
 
-def test_each_row_counts_once_in_the_progress_refused_or_not(
-    nexus: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_row_counts_once_in_the_progress_refused_or_not(nexus: Client, tmp_path: Path) -> None:
     class Counting:
         def __init__(self) -> None:
             self.done: dict[str, list[int]] = {}
@@ -71,18 +68,17 @@ def test_each_row_counts_once_in_the_progress_refused_or_not(
             self._now[1] += rows
 
     progress = Counting()
-    monkeypatch.setattr("nexusd.cli.import_command.shown_progress", lambda: nullcontext(progress))
     path = memory_service(tmp_path / "old.db")
     with sqlite3.connect(path) as db:   # one that the daemon refuses, one that is never sent
         db.execute("UPDATE episodes SET user_message = '' WHERE id = 2")
         db.execute("UPDATE episodes SET user_message = X'ff' WHERE id = 3")
     db.close()
-    assert counts(import_file(nexus, path))["episodes"] == (10, 0, 2)
+    assert counts(import_older(nexus, path, progress))["episodes"] == (10, 0, 2)
     assert progress.done["episodes"] == [12, 12]
 
 
 def test_what_was_imported_is_found_by_words_at_once_and_queued_for_the_index(nexus: Client, tmp_path: Path) -> None:
-    import_file(nexus, memory_service(tmp_path / "old.db"))
+    import_older(nexus, memory_service(tmp_path / "old.db"), Silent())
     found = nexus.call("episodes.search", query='"session 3"', syntax="fts5")["items"]
     assert {hit["episode"]["sessionId"] for hit in found} == {3}
     assert nexus.call("outbox.wait", timeoutMs=60_000)["done"]
@@ -90,8 +86,8 @@ def test_what_was_imported_is_found_by_words_at_once_and_queued_for_the_index(ne
 
 
 def test_what_was_imported_waits_for_the_index_since_now_however_old_it_is(nexus: Client, tmp_path: Path) -> None:
-    import_file(nexus, memory_service(tmp_path / "old.db", sessions=100))
-    import_file(nexus, storage_core(tmp_path / "chatai.db"))
+    import_older(nexus, memory_service(tmp_path / "old.db", sessions=100), Silent())
+    import_older(nexus, storage_core(tmp_path / "chatai.db"), Silent())
     waiting = nexus.call("outbox.list", limit=500)["items"]
     assert {"episodes", "messages", "vectors"} <= {row["collection"] for row in waiting}
     assert all(time.time() * 1000 - row["createdAt"] < 60_000 for row in waiting)
@@ -99,13 +95,13 @@ def test_what_was_imported_waits_for_the_index_since_now_however_old_it_is(nexus
 
 def test_a_second_run_takes_nothing_twice_even_of_a_moved_file(nexus: Client, tmp_path: Path) -> None:
     first = memory_service(tmp_path / "old.db")
-    import_file(nexus, first)
+    import_older(nexus, first, Silent())
     moved = first.rename(tmp_path / "elsewhere.db")
     db = sqlite3.connect(moved)
     db.execute("INSERT INTO episodes (session_id, user_message, ai_response, created_at) VALUES (1, 'new', '', 9)")
     db.commit()
     db.close()
-    report = import_file(nexus, moved)
+    report = import_older(nexus, moved, Silent())
     assert counts(report)["episodes"] == (1, 12, 0)
     assert counts(report)["sessions"] == (0, 3, 0)
     assert counts(report)["summaries"] == (0, 1, 0)
@@ -118,15 +114,15 @@ def test_equal_rows_of_the_file_stay_as_many_as_they_are(nexus: Client, tmp_path
                    [()] * 3)
     db.commit()
     db.close()
-    assert counts(import_file(nexus, path))["episodes"] == (3, 0, 0)
-    assert counts(import_file(nexus, path))["episodes"] == (0, 3, 0)
+    assert counts(import_older(nexus, path, Silent()))["episodes"] == (3, 0, 0)
+    assert counts(import_older(nexus, path, Silent()))["episodes"] == (0, 3, 0)
     assert len(nexus.call("episodes.list", sessionId=1)["items"]) == 3
 
 
 def test_ids_that_are_taken_are_mapped_and_what_refers_to_them_follows(nexus: Client, tmp_path: Path) -> None:
     mine = nexus.call("sessions.create", externalId="mine")
     nexus.call("episodes.create", sessionId=mine["id"], userMessage="mine", aiResponse="")
-    report = import_file(nexus, memory_service(tmp_path / "old.db"))
+    report = import_older(nexus, memory_service(tmp_path / "old.db"), Silent())
     new_ids = {table.table: table.new_ids for table in report.tables}
     assert (new_ids["sessions"], new_ids["episodes"], new_ids["projects"]) == (1, 1, 0)
     moved = nexus.call("sessions.getByExternalId", externalId="old-1")
@@ -136,18 +132,18 @@ def test_ids_that_are_taken_are_mapped_and_what_refers_to_them_follows(nexus: Cl
     summary = nexus.call("summaries.list", sessionId=moved["id"])["items"][0]
     assert nexus.call("episodes.get", id=summary["firstEpisodeId"])["userMessage"] == texts[0]
     assert nexus.call("episodes.get", id=1)["userMessage"] == "mine"
-    assert counts(import_file(nexus, tmp_path / "old.db"))["episodes"] == (0, 12, 0)
+    assert counts(import_older(nexus, tmp_path / "old.db", Silent()))["episodes"] == (0, 12, 0)
 
 
 def test_a_file_from_before_the_later_columns_is_taken(nexus: Client, tmp_path: Path) -> None:
-    report = import_file(nexus, memory_service(tmp_path / "old.db", later=False))
+    report = import_older(nexus, memory_service(tmp_path / "old.db", later=False), Silent())
     assert "projects" not in counts(report)
     assert nexus.call("sessions.get", id=1)["name"] is None
     assert counts(report)["episodes"] == (12, 0, 0)
 
 
 def test_a_storage_cores_file_comes_over_and_says_what_could_not(nexus: Client, tmp_path: Path) -> None:
-    report = import_file(nexus, storage_core(tmp_path / "chatai.db"))
+    report = import_older(nexus, storage_core(tmp_path / "chatai.db"), Silent())
     assert counts(report) == {
         "users": (1, 0, 0), "groups": (1, 0, 0), "conversations": (1, 0, 0), "messages": (4, 0, 0),
         "presets": (1, 0, 0), "toolLogs": (1, 0, 0), "vectors": (1, 0, 0),
@@ -165,7 +161,7 @@ def test_a_storage_cores_file_comes_over_and_says_what_could_not(nexus: Client, 
     assert nexus.call("presets.get", name="Careful")["content"] == {"temperature": 0.2}
     assert nexus.call("vectors.get", id="note-1")["text"] == "The cellar is damp."
     assert report.embeddings_left_out == 1
-    again = import_file(nexus, tmp_path / "chatai.db")
+    again = import_older(nexus, tmp_path / "chatai.db", Silent())
     assert all(table.inserted == 0 for table in again.tables), describe_report(again)
 
 
@@ -178,7 +174,7 @@ def test_a_row_that_cannot_be_taken_is_told_with_its_reason_and_spoils_no_other(
     db.execute("INSERT INTO episodes VALUES (53, 1, 'metadata as it comes', '', NULL, 'no json', 6)")
     db.commit()
     db.close()
-    report = import_file(nexus, path)
+    report = import_older(nexus, path, Silent())
     assert counts(report)["episodes"] == (3, 0, 3)
     reasons = {refusal.id: refusal.reason for refusal in report.refusals}
     assert reasons.keys() == {50, 51, 52}
@@ -192,7 +188,7 @@ def test_a_row_that_cannot_be_taken_is_told_with_its_reason_and_spoils_no_other(
 def test_an_import_that_was_cut_off_goes_on_where_it_was(
     nexus: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nexusd.cli.import_command.MAX_ROWS", 5)
+    monkeypatch.setattr("nexusd.cli.import_rows.MAX_ROWS", 5)
     path = memory_service(tmp_path / "old.db", sessions=4, episodes=5)
 
     class Stopped(Exception):
@@ -208,8 +204,8 @@ def test_an_import_that_was_cut_off_goes_on_where_it_was(
             return super().execute(request, **options)
 
     with StopsAfter(nexus.address) as cut, pytest.raises(Stopped):
-        import_file(cut, path)
-    report = import_file(nexus, path)
+        import_older(cut, path, Silent())
+    report = import_older(nexus, path, Silent())
     inserted, existing, refused = counts(report)["episodes"]
     assert (inserted + existing, refused) == (20, 0)
     assert existing > 0
@@ -236,17 +232,9 @@ def test_what_is_no_older_database_is_refused_in_words(
 def test_the_file_is_never_written_to(nexus: Client, tmp_path: Path) -> None:
     path = memory_service(tmp_path / "old.db")
     before = path.read_bytes()
-    import_file(nexus, path)
+    import_older(nexus, path, Silent())
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.glob("old.db*")] == ["old.db"]
-
-
-def test_the_report_is_json_for_programs(nexus: Client, tmp_path: Path) -> None:
-    report = json.loads(msgspec.json.encode(import_file(nexus, memory_service(tmp_path / "old.db"))))
-    assert report["kinds"] == ["memory service"]
-    assert report["tables"][2] == {
-        "table": "episodes", "rows": 12, "inserted": 12, "existing": 0, "refused": 0, "newIds": 0
-    }
 
 
 @pytest.mark.parametrize(("embedding", "kind"), [

@@ -11,7 +11,8 @@ import pytest
 from harness.daemon import Daemon
 from harness.older_services import memory_service
 
-from nexusd.cli.import_command import import_file
+from nexusd.cli.older_import import import_older
+from nexusd.cli.transfer_progress import Silent
 from nexusd.client import Client
 
 
@@ -49,7 +50,7 @@ def test_json_that_no_message_can_hold_is_taken_as_text(
 ) -> None:
     path = memory_service(tmp_path / "old.db", sessions=1, episodes=1)
     made(path, "", ("UPDATE episodes SET metadata = ?", (metadata,)))
-    assert not import_file(nexus, path).refusals
+    assert not import_older(nexus, path, Silent()).refusals
     assert nexus.call("episodes.get", id=1)["metadata"] == taken
 
 
@@ -60,12 +61,12 @@ def test_rows_with_texts_for_ids_are_taken_under_new_ones(nexus: Client, tmp_pat
         INSERT INTO conversations VALUES ('c-b', 'Tea', '2024-05-01'), ('c-a', 'Bread', '2024-05-02');
         INSERT INTO messages VALUES ('m-1', 'c-b', 'user', 'How hot?', '2024-05-01');
     """)
-    report = import_file(nexus, path)
+    report = import_older(nexus, path, Silent())
     assert [(table.inserted, table.refused) for table in report.tables] == [(2, 0), (1, 0)]
     [tea] = [one for one in nexus.call("conversations.list")["items"] if one["title"] == "Tea"]
     [message] = nexus.call("messages.list", conversationId=tea["id"])["items"]
     assert message["content"] == "How hot?"
-    assert not any(table.inserted for table in import_file(nexus, path).tables)
+    assert not any(table.inserted for table in import_older(nexus, path, Silent()).tables)
 
 
 def test_rows_with_ids_that_cannot_be_kept_are_taken_under_new_ones(nexus: Client, tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_rows_with_ids_that_cannot_be_kept_are_taken_under_new_ones(nexus: Clien
              ("INSERT INTO sessions (id, external_id, created_at) VALUES (?, ?, 5)", (id_, f"s{id_}")),
              ("INSERT INTO episodes (session_id, user_message, ai_response, created_at) VALUES (?, 'hi', '', 5)",
               (id_,)))
-    report = import_file(nexus, path)
+    report = import_older(nexus, path, Silent())
     assert not report.refusals
     for id_ in ids:
         session = nexus.call("sessions.getByExternalId", externalId=f"s{id_}")
@@ -91,7 +92,7 @@ def test_a_users_id_that_is_no_exact_number_becomes_a_text(nexus: Client, tmp_pa
         INSERT INTO users VALUES ({2**60}, '{{}}');
         INSERT INTO conversations VALUES (1, 'Tea', {2**60}, '2024-05-01'), (2, 'Bread', '', '2024-05-01');
     """)
-    assert not import_file(nexus, path).refusals
+    assert not import_older(nexus, path, Silent()).refusals
     assert nexus.call("users.get", id=str(2**60))["settings"] == {}
     assert [nexus.call("conversations.get", id=n)["userId"] for n in (1, 2)] == [str(2**60), None]
 
@@ -104,13 +105,13 @@ def test_rows_without_a_time_have_each_its_own(nexus: Client, tmp_path: Path) ->
     path = made(tmp_path / "chatai.db", TIMELESS, *(
         ("INSERT INTO messages (content, role) VALUES (?, 'user')", (f"message {n}",)) for n in range(3)
     ))
-    import_file(nexus, path)
+    import_older(nexus, path, Silent())
     [conversation] = nexus.call("conversations.list")["items"]
     messages = nexus.call("messages.list", conversationId=conversation["id"])["items"]
     assert [(one["content"], one["createdAt"]) for one in messages] == [
         ("message 0", 1), ("message 1", 2), ("message 2", 3)
     ]
-    assert not any(table.inserted for table in import_file(nexus, path).tables)
+    assert not any(table.inserted for table in import_older(nexus, path, Silent()).tables)
 
 
 def test_a_row_without_a_time_has_the_same_one_in_every_run(nexus: Client, tmp_path: Path) -> None:
@@ -122,9 +123,9 @@ def test_a_row_without_a_time_has_the_same_one_in_every_run(nexus: Client, tmp_p
         INSERT INTO episodes VALUES (1, 1, 'first', '', NULL), (2, 1, 'second', '', 1700000000000),
             (3, 1, 'third', '', NULL);
     """)
-    import_file(nexus, path)
+    import_older(nexus, path, Silent())
     made(path, "INSERT INTO episodes VALUES (4, 1, 'fourth', '', NULL), (5, 1, 'fifth', '', 1700000009000)")
-    import_file(nexus, path)
+    import_older(nexus, path, Silent())
     episodes = nexus.call("episodes.list", sessionId=1, order="asc")["items"]
     assert [(one["userMessage"], one["createdAt"]) for one in episodes] == [
         ("first", 1), ("second", 1_700_000_000_000), ("third", 1_700_000_000_000), ("fourth", 1_700_000_000_000),
@@ -137,9 +138,9 @@ def test_a_table_without_ids_or_rowids_is_taken(nexus: Client, tmp_path: Path) -
         CREATE TABLE messages (n INTEGER, role TEXT, content TEXT, PRIMARY KEY (n, role)) WITHOUT ROWID;
         INSERT INTO messages VALUES (2, 'user', 'b'), (1, 'user', 'a');
     """)
-    [messages] = import_file(nexus, path).tables
+    [messages] = import_older(nexus, path, Silent()).tables
     assert (messages.inserted, messages.refused) == (2, 0)
-    assert not any(table.inserted for table in import_file(nexus, path).tables)
+    assert not any(table.inserted for table in import_older(nexus, path, Silent()).tables)
 
 
 def test_messages_of_no_conversation_are_neither_doubled_nor_taken_for_each_other(
@@ -151,9 +152,9 @@ def test_messages_of_no_conversation_are_neither_doubled_nor_taken_for_each_othe
         INSERT INTO messages VALUES (1, 77, 'user', 'yes', '2024-05-01'), (2, 78, 'user', 'yes', '2024-05-01'),
             (3, NULL, 'user', 'yes', '2024-05-01');
     """)
-    assert [table.inserted for table in import_file(nexus, path).tables] == [3]
+    assert [table.inserted for table in import_older(nexus, path, Silent()).tables] == [3]
     renamed = path.rename(tmp_path / "chatai-old.db")
-    assert [table.inserted for table in import_file(nexus, renamed).tables] == [0]
+    assert [table.inserted for table in import_older(nexus, renamed, Silent()).tables] == [0]
 
 
 def test_a_reference_by_text_finds_the_row_with_that_number(nexus: Client, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_reference_by_text_finds_the_row_with_that_number(nexus: Client, tmp_p
         INSERT INTO conversations VALUES (5, 'Tea');
         INSERT INTO messages VALUES (1, 5, 'user', 'How hot?');
     """)
-    import_file(nexus, path)
+    import_older(nexus, path, Silent())
     assert [one["content"] for one in nexus.call("messages.list", conversationId=5)["items"]] == ["How hot?"]
 
 
@@ -177,7 +178,7 @@ def test_ids_are_kept_though_others_write_while_an_import_runs(nexus: Client, tm
             return super().execute(request, **options)
 
     with Busy(nexus.address) as busy:
-        report = import_file(busy, memory_service(tmp_path / "old.db"))
+        report = import_older(busy, memory_service(tmp_path / "old.db"), Silent())
     assert {table.table: table.new_ids for table in report.tables}["episodes"] == 1
 
 
@@ -189,5 +190,5 @@ def test_a_vector_that_can_be_no_point_is_left_out_and_its_text_embedded_anew(
     path = made(tmp_path / "chatai.db", "CREATE TABLE vectors (id TEXT PRIMARY KEY, text TEXT, embedding TEXT)", (
         "INSERT INTO vectors VALUES ('note', 'The cellar is damp.', ?)", (f"[{', '.join([number] * dimension)}]",)
     ))
-    assert import_file(nexus, path).embeddings_left_out == 1
+    assert import_older(nexus, path, Silent()).embeddings_left_out == 1
     assert nexus.call("vectors.get", id="note")["embedding"] is None
