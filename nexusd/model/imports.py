@@ -161,7 +161,7 @@ class ImportVector(Params, frozen=True, kw_only=True):
     """
 
     id: Key
-    text: FilledText
+    text: Text
     embedding: Numbers | None = None
     embedding_model: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
     metadata: Metadata = {}

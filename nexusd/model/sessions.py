@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from nexusd.model.episodes import MAX_TEXT
 from nexusd.model.fields import UNSET, Id, Metadata, Mutation, Name, Page, Params, Record, TimeMs, UnsetType
 
 ExternalId = Annotated[Name, Meta(description="The caller's own id of the session; unique.")]
@@ -27,7 +28,7 @@ class CreateSession(Mutation, frozen=True, kw_only=True):
     """Parameters of sessions.create."""
 
     external_id: ExternalId
-    name: Annotated[str | None, Meta(description="Display name.")] = None
+    name: Annotated[Annotated[str, Meta(max_length=MAX_TEXT)] | None, Meta(description="Display name.")] = None
     project_id: Annotated[Id | None, Meta(description="The project it belongs to.")] = None
     metadata: Annotated[Metadata, Meta(description="Anything the caller wants to keep with it.")] = {}
 
