@@ -269,7 +269,7 @@ class Parts:
             complete=lambda: self.worker.complete, on_dropped=self.verifier.hits_dropped,
             second=self.second_stage,
         )
-        context = ContextBuilder(self.store, search, of_model=ServingTokens(self.serving).current)
+        context = ContextBuilder(self.store, search, of_model=ServingTokens(self.serving).of_package)
         similar = SimilaritySearch(
             self.store, self.index, self.serving,
             payloads=current_payloads, complete=lambda: self.worker.complete, on_dropped=self.verifier.hits_dropped,

@@ -126,7 +126,7 @@ class ContextBuilder:
         *,
         of_model: Callable[[], TokenCounter | None] = lambda: None,
     ) -> None:
-        """`of_model` is the count by the model that serves, where it has one; `estimate` counts where it has none."""
+        """`of_model` counts a package by the model that serves, where that can; `estimate` counts where it cannot."""
         self._store = store
         self._search = search
         self._estimate = estimate if estimate is not None else EstimatedTokens()
@@ -148,7 +148,7 @@ class ContextBuilder:
         answer = await self._hits(params, len(recent), of_model or self._estimate)
         found = _Found(recent, so_far, answer)
         if of_model is not None and "embedder" not in answer.degraded:
-            # a model that did not embed the query will not count either
+            # one that did not embed the query will not count either; one that goes away in between counts nothing
             with contextlib.suppress(EmbedderUnavailable):
                 return await self._package(params, found, of_model)
         return await self._package(params, found, self._estimate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from nexusd.embedding.embedder import TokenTeller
 from nexusd.embedding.serving import Serving
@@ -19,31 +19,63 @@ from nexusd.retrieval.tokens import EstimatedTokens
 WORD = re.compile(r"\S+")
 LONGEST_WORD = 64               # letters; a longer one is no word, and some tokenizers make one token of it
 ASKED_TOGETHER = 500            # words: 10 ms of the thread that embeds queries
+MOST_ASKED = 20_000             # for one package: no prose has so many new words, and half a second is enough
 KEPT_WORDS = 20_000             # 3 MB; a conversation of a thousand exchanges has 5,000 different ones
 KEPT_LETTERS = 24               # longer ones are hardly met again
 MOST_CHARACTERS_OF_TOKEN = 16   # a text of blanks costs something as well, so that its length bounds what is read
 ANSWER_S = 10.0                 # far above what the embedder waits
 
 
-class ModelTokens:
-    """The sum over the words, each as the model's tokenizer counts it; what is no word to it is estimated."""
-
-    name = "model"
+class CountedWords:
+    """What words cost in the tokens of one model; those met lately are known here."""
 
     def __init__(self, teller: TokenTeller, loop: asyncio.AbstractEventLoop) -> None:
         """`loop` is where the teller lives."""
         self.teller = teller
+        self.known: dict[str, int] = {}
         self._loop = loop
-        self._known: dict[str, int] = {}
         self._estimate = EstimatedTokens()
 
-    def count(self, text: str) -> int:
-        """Tokens of the text. On any thread but the loop's, which answers.
+    def ask(self, words: Mapping[str, int]) -> int:
+        """What so many of each word cost together. On any thread but the loop's, which answers.
 
         Raises:
             EmbedderUnavailable: the model is not there.
         """
-        known, tokens = self._known, 0
+        asked = asyncio.run_coroutine_threadsafe(self.teller.count_tokens(list(words)), self._loop)
+        try:
+            told = asked.result(ANSWER_S)   # a loop that has ended answers nobody
+        except TimeoutError:
+            asked.cancel()
+            raise EmbedderUnavailable("the words were not counted in time") from None
+        costs = {word: cost or self._estimate.count(word) for word, cost in zip(words, told, strict=True)}
+        kept = {word: cost for word, cost in costs.items() if len(word) <= KEPT_LETTERS}
+        if len(self.known) + len(kept) > KEPT_WORDS:
+            self.known = {}     # anew: a count on another thread keeps what it began with
+        self.known.update(kept)
+        return sum(number * costs[word] for word, number in words.items())
+
+
+class ModelTokens:
+    """The sum over the words, each as the model's tokenizer counts it; what is no word to it is estimated.
+
+    For one package: that may ask for so many words, not for more.
+    """
+
+    name = "model"
+
+    def __init__(self, words: CountedWords) -> None:
+        self._words = words
+        self._asked = 0
+        self._estimate = EstimatedTokens()
+
+    def count(self, text: str) -> int:
+        """Tokens of the text. On any thread but the loop's, one after the other.
+
+        Raises:
+            EmbedderUnavailable: the model is not there, or this would keep it busy for long.
+        """
+        known, tokens = self._words.known, 0
         new: dict[str, int] = {}
         for match in WORD.finditer(text):   # a word at a time: another thread may have a turn in between
             word = match[0]
@@ -54,11 +86,11 @@ class ModelTokens:
                 tokens += self._estimate.count(word)
             else:
                 new[word] = new.get(word, 0) + 1
-        words = list(new)
-        for start in range(0, len(words), ASKED_TOGETHER):
-            some = words[start : start + ASKED_TOGETHER]
-            for word, cost in zip(some, self._ask(some), strict=True):
-                tokens += new[word] * cost
+                if len(new) == ASKED_TOGETHER:
+                    tokens += self._ask(new)
+                    new, known = {}, self._words.known
+        if new:
+            tokens += self._ask(new)
         return max(tokens, self.at_least(len(text)))
 
     @staticmethod
@@ -66,22 +98,11 @@ class ModelTokens:
         """A token for so many characters, whatever they are."""
         return -(-characters // MOST_CHARACTERS_OF_TOKEN)
 
-    def _ask(self, words: Sequence[str]) -> list[int]:
-        told = self._told(words)
-        costs = [cost or self._estimate.count(word) for word, cost in zip(words, told, strict=True)]
-        kept = {word: cost for word, cost in zip(words, costs, strict=True) if len(word) <= KEPT_LETTERS}
-        if len(self._known) + len(kept) > KEPT_WORDS:
-            self._known = {}    # anew: counts on other threads keep the words that they began with
-        self._known.update(kept)
-        return costs
-
-    def _told(self, words: Sequence[str]) -> list[int]:
-        asked = asyncio.run_coroutine_threadsafe(self.teller.count_tokens(words), self._loop)
-        try:
-            return asked.result(ANSWER_S)   # a loop that has ended answers nobody
-        except TimeoutError:
-            asked.cancel()
-            raise EmbedderUnavailable("the words were not counted in time") from None
+    def _ask(self, words: Mapping[str, int]) -> int:
+        self._asked += len(words)
+        if self._asked > MOST_ASKED:
+            raise EmbedderUnavailable("there are too many words to be counted")
+        return self._words.ask(words)
 
 
 class ServingTokens:
@@ -89,13 +110,13 @@ class ServingTokens:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._of_last: ModelTokens | None = None
+        self._words: CountedWords | None = None
 
-    def current(self) -> ModelTokens | None:
-        """The counter of now. On the loop."""
+    def of_package(self) -> ModelTokens | None:
+        """A counter for one package, by the model of now. On the loop."""
         embedder = self._serving.model.embedder
         if not isinstance(embedder, TokenTeller):
             return None
-        if self._of_last is None or self._of_last.teller is not embedder:
-            self._of_last = ModelTokens(embedder, asyncio.get_running_loop())
-        return self._of_last
+        if self._words is None or self._words.teller is not embedder:
+            self._words = CountedWords(embedder, asyncio.get_running_loop())
+        return ModelTokens(self._words)

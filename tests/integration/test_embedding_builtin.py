@@ -94,7 +94,7 @@ async def test_a_word_of_more_tokens_than_the_window_is_counted_whole(tmp_path: 
     tokenizer["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
     tokenizer["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (directory / "tokenizer_config.json").write_text('{"model_max_length": 2}')
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 3}')
     model = OnnxModel(locate(str(directory)))
     assert model.count_tokens(["ab", "ababa", "abxab"]) == [2, 5, 0]
 

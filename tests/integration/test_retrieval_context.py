@@ -15,7 +15,7 @@ from harness.remembering import Memory, empty_memory
 
 from nexusd.model.memory import BuildContext, ContextShares, MemoryContext, MemoryFilter, MemoryId
 from nexusd.retrieval.context import MAX_LINKS, ContextBuilder
-from nexusd.retrieval.model_tokens import ModelTokens
+from nexusd.retrieval.model_tokens import CountedWords, ModelTokens
 from nexusd.retrieval.pieces import CUT, exchange_text, readable_time
 from nexusd.retrieval.tokens import EstimatedTokens
 from nexusd.store.episodes import count_episodes
@@ -239,7 +239,7 @@ async def test_package_is_counted_in_the_tokens_of_a_model_that_tells(memory: Me
         await memory.remember(f"quince jam {n} " * 8, "with extraordinarily long words", session="now")
     entity = await memory.know("Quince", "fruit", "sour when raw")
     await memory.relate(entity, "grows in", await memory.know("Spain", "country"))
-    tokens = ModelTokens(TellingEmbedder(unknown=["Quince"]), asyncio.get_running_loop())
+    tokens = ModelTokens(CountedWords(TellingEmbedder(unknown=["Quince"]), asyncio.get_running_loop()))
     builder = ContextBuilder(memory.store, memory.search, of_model=lambda: tokens)
     for budget in (40, 150, 400):
         params = BuildContext(query="quince", session_id=memory.sessions["now"], token_budget=budget)
@@ -265,7 +265,7 @@ async def test_package_is_estimated_as_a_whole_where_the_model_goes_away_in_betw
             return await super().count_tokens(words)
 
     embedder = Dying()
-    tokens = ModelTokens(embedder, asyncio.get_running_loop())
+    tokens = ModelTokens(CountedWords(embedder, asyncio.get_running_loop()))
     builder = ContextBuilder(memory.store, memory.search, of_model=lambda: tokens)
     package = await builder.build(BuildContext(query="quince", session_id=memory.sessions["now"]))
     assert embedder.unavailable
@@ -277,7 +277,7 @@ async def test_model_that_did_not_embed_the_query_is_not_asked_to_count(memory: 
     await memory.remember("quince jam")
     memory.embedder.unavailable = "away"
     embedder = TellingEmbedder()
-    tokens = ModelTokens(embedder, asyncio.get_running_loop())
+    tokens = ModelTokens(CountedWords(embedder, asyncio.get_running_loop()))
     package = await ContextBuilder(memory.store, memory.search, of_model=lambda: tokens).build(
         BuildContext(query="quince")
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nexusd.embedding.serving import KeyedModel, Serving
 from nexusd.errors import EmbedderUnavailable
 from nexusd.retrieval import model_tokens
-from nexusd.retrieval.model_tokens import LONGEST_WORD, ModelTokens, ServingTokens
+from nexusd.retrieval.model_tokens import LONGEST_WORD, CountedWords, ModelTokens, ServingTokens
 from nexusd.retrieval.tokens import EstimatedTokens
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ async def counted(tokens: ModelTokens, *some: str) -> list[int]:
 
 
 def tokens_of(embedder: TellingEmbedder) -> ModelTokens:
-    return ModelTokens(embedder, asyncio.get_running_loop())
+    return ModelTokens(CountedWords(embedder, asyncio.get_running_loop()))
 
 
 async def test_a_text_costs_what_its_words_cost() -> None:
@@ -59,10 +59,30 @@ async def test_many_words_are_asked_for_in_portions(monkeypatch: pytest.MonkeyPa
 
 async def test_words_are_kept_up_to_a_bound_and_counted_the_same_past_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_tokens, "KEPT_WORDS", 3)
-    tokens = tokens_of(TellingEmbedder())
+    words = CountedWords(TellingEmbedder(), asyncio.get_running_loop())
     for _ in range(2):
-        assert await counted(tokens, "one three", "five six", "seven one", "three three") == [3, 3, 3, 4]
-        assert len(tokens._known) <= 3
+        assert await counted(ModelTokens(words), "one three", "five six", "seven one", "three three") == [3, 3, 3, 4]
+        assert 0 < len(words.known) <= 3
+
+
+async def test_words_that_one_package_asked_for_are_known_to_the_next() -> None:
+    embedder = TellingEmbedder()
+    words = CountedWords(embedder, asyncio.get_running_loop())
+    assert [await counted(ModelTokens(words), "to be here") for _ in range(2)] == [[4], [4]]
+    assert embedder.asked == [["to", "be", "here"]]
+
+
+async def test_a_package_of_too_many_new_words_is_refused_before_it_keeps_the_model_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_tokens, "ASKED_TOGETHER", 4)
+    monkeypatch.setattr(model_tokens, "MOST_ASKED", 8)
+    embedder = TellingEmbedder()
+    tokens = tokens_of(embedder)
+    assert await counted(tokens, "a b c d e f") == [6]
+    with pytest.raises(EmbedderUnavailable, match="too many"):
+        await counted(tokens, "a b g h i")
+    assert len(embedder.asked) == 2
 
 
 async def test_a_model_that_is_away_is_said() -> None:
@@ -81,28 +101,29 @@ async def test_a_model_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyP
 
 
 async def test_the_model_that_serves_is_asked_and_another_counts_anew() -> None:
-    first, second = TellingEmbedder(), TellingEmbedder(unknown=["abcdef"], model="other")
+    first, second = TellingEmbedder(), TellingEmbedder(unknown=["abcdefghi"], model="other")
     serving = Serving(KeyedModel("1", first))
     tokens = ServingTokens(serving)
-    of_first = tokens.current()
-    assert of_first is not None
-    assert of_first is tokens.current()
-    assert await counted(of_first, "abcdefabc") == [3]
+    for _ in range(2):
+        of_first = tokens.of_package()
+        assert of_first is not None
+        assert await counted(of_first, "abcdefghi") == [3]
     serving.adopt(KeyedModel("2", second))
-    of_second = tokens.current()
+    of_second = tokens.of_package()
     assert of_second is not None
-    assert await counted(of_second, "abcdefabc") == [3]
-    assert second.asked == first.asked == [["abcdefabc"]]
+    assert await counted(of_second, "abcdefghi") == [estimate("abcdefghi")] == [3]
+    assert second.asked == first.asked == [["abcdefghi"]]
     serving.adopt(KeyedModel("3", FakeEmbedder()))
-    assert tokens.current() is None
+    assert tokens.of_package() is None
 
 
 @pytest.fixture(scope="module")
 def count() -> Iterator[Callable[[str], int]]:
     with pytest.MonkeyPatch.context() as patch:
         loop = asyncio.new_event_loop()
-        patch.setattr(ModelTokens, "_told", lambda _self, words: [-(-len(word) // 3) for word in words])
-        yield ModelTokens(TellingEmbedder(), loop).count
+        patch.setattr(CountedWords, "ask", lambda _self, new: sum(-(-len(word) // 3) * n for word, n in new.items()))
+        patch.setattr(model_tokens, "MOST_ASKED", 10**9)
+        yield ModelTokens(CountedWords(TellingEmbedder(), loop)).count
         loop.close()
 
 
