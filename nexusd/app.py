@@ -20,7 +20,7 @@ from nexusd import __version__
 from nexusd.backup.restoring import finish
 from nexusd.config import Settings
 from nexusd.data_directory import make_data_directory
-from nexusd.errors import RpcError, StoreUnavailableError
+from nexusd.errors import DatabaseRefusedError, RpcError, StoreDamaged, StoreUnavailableError
 from nexusd.lifecycle import ExitCode, reload_on_hangup, stop_on_signals
 from nexusd.log import LogControl, configure, log_loop_errors, log_stray_errors
 from nexusd.parts import Parts
@@ -42,7 +42,19 @@ class App:
         self._parts = Parts(settings, load, log)
 
     async def run(self) -> ExitCode:
-        """Start, serve until asked to stop, stop in reverse."""
+        """Start, serve until asked to stop, stop in reverse.
+
+        Raises:
+            StartupError: a part cannot start.
+        """
+        try:
+            return await self._run()
+        except StoreDamaged as error:   # 78: a service manager that tries again finds the same
+            raise DatabaseRefusedError(
+                f"{self._parts.settings.database_path}: {error.message} Without a daemon: nexusd --restore NAME"
+            ) from error
+
+    async def _run(self) -> ExitCode:
         parts = self._parts
         began_s = parts.clock.monotonic_s()
         log_loop_errors(asyncio.get_running_loop())
@@ -59,6 +71,8 @@ class App:
                 stack.push_async_callback(parts.store.close)
                 try:
                     await parts.open_models()
+                except StoreDamaged:
+                    raise
                 except RpcError as error:  # the disk is full, or another program holds the lock
                     raise StoreUnavailableError(f"{parts.settings.database_path}: {error.message}") from error
                 stack.push_async_callback(parts.backups.close)

@@ -36,7 +36,7 @@ from nexusd.clock import Clock
 from nexusd.config import Settings
 from nexusd.embedding.http_settings import describe_service
 from nexusd.embedding.serving import Serving
-from nexusd.errors import Busy, RpcError
+from nexusd.errors import Busy, RpcError, StoreDamaged
 from nexusd.files.storage import FileStorage
 from nexusd.index.index import Index
 from nexusd.lifecycle import Supervisor
@@ -192,15 +192,13 @@ class Checkup:
         if not self._store.in_place():
             says = f"{self._store.path} was moved or removed while it is open"
             return finding("database", "problem", says, "Stop nexusd, put the file back, start it")
-        broken = await self._store.read(check_references)
-        tables = await self._store.read(table_names) if reads else []
-        for name in tables:  # a read of its own each: none holds the WAL back for long
-            broken += await self._store.read(check_table, name)
+        broken = await self._broken(reads=reads)
         found = []
         if broken:
             advice = (
-                f"Stop nexusd and keep a copy before anything else: cp -a {directory} {directory}.damaged\n"
-                f"What can be saved of it: sqlite3 {self._store.path} .recover | sqlite3 saved.db"
+                "Put a backup in its place, which sets aside what is there: nexusctl restore NAME\n"
+                f"What else can be saved of it: stop nexusd, cp -a {directory} {directory}.damaged, then in that "
+                f"copy: sqlite3 {self._store.path.name} .recover | sqlite3 saved.db"
             )
             found.append(finding("", "problem", _few(broken), advice))
         if stats.writer.wal_bytes > LARGE_WAL_BYTES:
@@ -211,6 +209,20 @@ class Checkup:
             says = f"references are whole; too large to be read unasked: {size}. nexusctl doctor --thorough reads it"
             return worst("database", found, says)
         return worst("database", found, f"every page is sound, every reference leads somewhere: {size}")
+
+    async def _broken(self, *, reads: bool) -> list[str]:
+        """What is wrong with pages and references, a sentence a finding."""
+        broken: list[str] = []
+        try:
+            broken += await self._store.read(check_references)
+            tables = await self._store.read(table_names) if reads else []
+            for name in tables:  # a read of its own each: none holds the WAL back for long
+                broken += await self._store.read(check_table, name)
+        except StoreDamaged as error:
+            return [*broken, error.message]
+        if self._store.progress().disk == "damaged":
+            broken.append(StoreDamaged().message)
+        return broken
 
     async def _check_full_text(self, *, reads: bool) -> Check:
         found = []

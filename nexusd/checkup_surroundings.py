@@ -164,7 +164,7 @@ def check_disk(directories: Iterable[Path], database_bytes: int, refused: str | 
 
     `refused` is what the store says of the disk where it takes no writes.
     """
-    if refused is not None:
+    if refused is not None and refused != "damaged":    # that is the database's finding: there may be room enough
         says = f"the store takes no writes: the disk is {refused}"
         advice = "Make room on it; writes resume by themselves" if refused == "full" else "journalctl -u nexusd -n 50"
         return finding("disk", "problem", says, advice)

@@ -34,6 +34,8 @@ the raiser gives a better one.
             |   +-- ReplyErased                                    a repeated call: done, its reply is not kept
             +-- DiskFull              -32012 disk_full             retryable
             +-- ReadOnly              -32013 read_only             retryable
+            |   +-- StoreDamaged      -32016 store_damaged
+            |       +-- WordsDamaged                               only the index of the words is
             +-- OutcomeUnknown        -32014 outcome_unknown       retryable (with an idempotency key)
             +-- IdempotencyMismatch   -32015 idempotency_mismatch
             +-- IndexUnavailable      -32020 index_unavailable     retryable
@@ -51,23 +53,7 @@ from __future__ import annotations
 import inspect
 from typing import ClassVar
 
-import msgspec
-
-FIELDS_TOLD = 5  # in the message, for people; `fields` has more
-
-
-class FieldError(msgspec.Struct, frozen=True):
-    """One bad field of a request: its path and what was expected there."""
-
-    path: str
-    expected: str
-
-
-def _what_is_wrong(fields: tuple[FieldError, ...]) -> str | None:
-    if not fields:
-        return None
-    told = "; ".join(f"{one.path}: {one.expected}" if one.path else one.expected for one in fields[:FIELDS_TOLD])
-    return f"Invalid params: {told}{'; ...' if len(fields) > FIELDS_TOLD else ''}"
+from nexusd.field_errors import FieldError, what_is_wrong
 
 
 class NexusError(Exception):
@@ -154,7 +140,7 @@ class InvalidParams(RpcError):
     kind = "invalid_params"
 
     def __init__(self, message: str | None = None, *, fields: tuple[FieldError, ...] = ()) -> None:
-        super().__init__(message or _what_is_wrong(fields), fields=fields)
+        super().__init__(message or what_is_wrong(fields), fields=fields)
 
 
 class InternalError(RpcError):
@@ -321,6 +307,18 @@ class ReadOnly(RpcError):
     code = -32013
     kind = "read_only"
     retryable = True
+
+
+class StoreDamaged(ReadOnly):
+    """The database is damaged, and takes no writes. See `nexusctl doctor`; `nexusctl restore` puts a backup back."""
+
+    code = -32016
+    kind = "store_damaged"
+    retryable = False
+
+
+class WordsDamaged(StoreDamaged):
+    """The index of words is damaged, the rows are not. Nothing was written; `nexusctl index repair` makes it anew."""
 
 
 class OutcomeUnknown(RpcError):

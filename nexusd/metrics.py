@@ -58,7 +58,7 @@ from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.events import EventHub, EventStats
 from nexusd.wire.listeners import Server
 
-HEALTH_STATES = ("starting", "ok", "degraded", "stopping")
+HEALTH_STATES = ("starting", "ok", "degraded", "failed", "stopping")
 EMBEDDER_STATES = ("idle", "ready", "unavailable")
 NOTHING_WAITS = OutboxCounts(pending=0, inflight=0, dead=0, oldest_ms=None)
 

@@ -17,7 +17,7 @@ from nexusd.checkup_surroundings import shown_span
 from nexusd.clock import Clock
 from nexusd.config import Settings
 from nexusd.embedding.serving import Serving
-from nexusd.errors import IndexUnavailable, InternalError
+from nexusd.errors import IndexUnavailable, InternalError, StoreDamaged
 from nexusd.files.storage import FileStorage
 from nexusd.index.index import Index
 from nexusd.lifecycle import Supervisor
@@ -101,11 +101,19 @@ class StatusReport:
 
     def health(self) -> Health:
         """ok, or what is missing. The index and the embedder wake on demand: idle is no fault."""
+        try:
+            return self._health()
+        except StoreDamaged as error:   # the outbox, say, cannot be asked; of the rest nothing counts beside that
+            return Health(status="failed", reasons=[error.message], writes=False)
+
+    def _health(self) -> Health:
         state = self._dispatcher.gate.state
         if state != "open":
             return Health(status=state, reasons=[], writes=False)
         reasons = []
         disk = self._store.progress().disk
+        if disk == "damaged":
+            raise StoreDamaged
         if disk != "ok":
             reasons.append(f"the store takes no writes: the disk is {disk}")
         index = self._index.health()
@@ -139,7 +147,10 @@ class StatusReport:
 
     def line(self) -> str:
         """One line for people, as systemctl status shows it."""
-        health, outbox = self.health(), self._worker.status()
+        health = self.health()
+        if health.status == "failed":
+            return f"failed: {health.reasons[0]}"
+        outbox = self._worker.status()
         waiting = outbox.pending + outbox.inflight
         age = "" if outbox.oldest_age_ms is None else f" (oldest {outbox.oldest_age_ms // 1000} s)"
         state = "ready" if self._dispatcher.gate.state == "open" else self._dispatcher.gate.state

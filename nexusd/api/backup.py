@@ -15,11 +15,11 @@ from nexusd.errors import (
     BackupBusy,
     BackupInvalid,
     DiskFull,
-    FieldError,
     InvalidParams,
     NoSuchBackup,
     ReadOnly,
 )
+from nexusd.field_errors import FieldError
 from nexusd.model.backups import Backup, BackupStatus, CreateBackup, ListBackups, VerifiedBackup, VerifyBackup
 from nexusd.model.fields import Listing, NoParams
 from nexusd.store.database import Database

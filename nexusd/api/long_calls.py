@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from nexusd.clock import Clock
-from nexusd.errors import IdempotencyMismatch
+from nexusd.errors import DiskFull, IdempotencyMismatch, ReadOnly, StoreDamaged
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
 from nexusd.store.idempotency import Receipt, kept_reply
@@ -44,7 +44,7 @@ class LongCalls(Generic[T]):
             if known[0] != receipt:
                 raise IdempotencyMismatch
             return await asyncio.shield(known[1])
-        kept = self._store.peek(kept_reply, receipt, self._clock.now_ms())
+        kept = self._kept(receipt)
         if kept is not None:
             return kept
         task = asyncio.create_task(self._do(receipt, function))
@@ -52,11 +52,20 @@ class LongCalls(Generic[T]):
         task.add_done_callback(lambda done: self._ended(who, done))
         return await asyncio.shield(task)   # whoever goes away may ask again, and gets the reply
 
+    def _kept(self, receipt: Receipt) -> msgspec.Raw | None:
+        try:
+            return self._store.peek(kept_reply, receipt, self._clock.now_ms())
+        except StoreDamaged:    # a restore is what may help; where it was done already, the damage is gone
+            return None
+
     async def _do(
         self, receipt: Receipt, function: Callable[[], Coroutine[Any, Any, T | msgspec.Raw]]
     ) -> T | msgspec.Raw:
         answer = await function()
-        return await self._store.write_once(receipt, _as_it_is, answer)
+        try:
+            return await self._store.write_once(receipt, _as_it_is, answer)
+        except (DiskFull, ReadOnly):    # it is done, and its answer true, also where that cannot be kept
+            return answer
 
     def _ended(self, who: tuple[str, str], task: asyncio.Task[T | msgspec.Raw]) -> None:
         del self._under_way[who]

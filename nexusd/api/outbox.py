@@ -9,7 +9,8 @@ import msgspec
 
 from nexusd.api.receipts import receipt_for
 from nexusd.clock import Clock
-from nexusd.errors import FieldError, InvalidParams, OutboxRowNotFound
+from nexusd.errors import InvalidParams, OutboxRowNotFound
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import Listing, NoParams
 from nexusd.model.outbox import (
     ListOutbox,

@@ -18,7 +18,6 @@ from nexusd.clock import Clock
 from nexusd.config_access import Network, read_network
 from nexusd.errors import (
     Conflict,
-    FieldError,
     Forbidden,
     InvalidParams,
     InvalidRequest,
@@ -28,6 +27,7 @@ from nexusd.errors import (
     TooLarge,
     Unauthenticated,
 )
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import Listing
 from nexusd.model.tokens import CreatedToken, CreateToken, ListTokens, LoggedIn, LogIn, RevokedToken, RevokeToken, Token
 from nexusd.store.database import Database

@@ -20,7 +20,7 @@ from nexusd.backup.planning import plan
 from nexusd.backup.restoring import note, set_aside_name, stage
 from nexusd.backup.shelf import Shelf, Shelved
 from nexusd.clock import Clock
-from nexusd.errors import BackupBusy, Busy, Stopping
+from nexusd.errors import BackupBusy, Busy, Stopping, StoreDamaged
 from nexusd.model.backups import BackupStep, RestorePlan
 from nexusd.store.connection import Connection
 from nexusd.store.database import Database
@@ -124,6 +124,8 @@ class Restorer:
             now = await self._store.read(read_facts)
         except Busy:  # many rows and a slow disk: the counts are not worth the wait
             self._log.info("rows not counted in time")
+        except StoreDamaged:    # which may be why it is restored
+            self._log.info("rows not counted: the database is damaged")
         return await asyncio.to_thread(
             plan, shelved, self._places, now, set_aside, restoring=restoring
         )

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
-from nexusd.errors import FieldError, NexusError, RpcError
+from nexusd.errors import NexusError, RpcError
+from nexusd.field_errors import FieldError
 
 
 class ClientError(NexusError):

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from nexusd.errors import FieldError, InvalidParams
+from nexusd.errors import InvalidParams
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import Page
 
 

@@ -10,7 +10,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from nexusd.errors import DimensionMismatch, FieldError, InvalidParams
+from nexusd.errors import DimensionMismatch, InvalidParams
+from nexusd.field_errors import FieldError
 
 FLOAT_BYTES = 4
 FLOAT = struct.Struct("<f")

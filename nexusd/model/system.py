@@ -15,9 +15,12 @@ CheckState = Literal["ok", "warning", "problem"]
 
 
 class Health(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Whether the daemon does its job; `reasons` says what is missing, `writes` whether the store takes them."""
+    """Whether the daemon does its job; `reasons` says what is missing, `writes` whether the store takes them.
 
-    status: Literal["ok", "degraded", "starting", "stopping"]
+    `degraded` passes by itself, or can wait; `failed` does neither: the database is damaged.
+    """
+
+    status: Literal["ok", "degraded", "failed", "starting", "stopping"]
     reasons: list[str]
     writes: bool = True
 

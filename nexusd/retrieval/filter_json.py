@@ -17,7 +17,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from nexusd.errors import FieldError, InvalidParams
+from nexusd.errors import InvalidParams
+from nexusd.field_errors import FieldError
 from nexusd.index.filters import Condition, Filter, HasId, Match, Range, Scalar, path
 from nexusd.model.fields import MAX_SAFE_INTEGER, IndexedCollection
 

@@ -13,8 +13,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import apsw
 
-from nexusd.errors import Busy, DiskFull, OutcomeUnknown
+from nexusd.errors import Busy, DiskFull, OutcomeUnknown, StoreDamaged
 from nexusd.store.connection import Connection
+from nexusd.store.damage import damage_of, lasts
 from nexusd.store.values import MAX_ROWS
 
 P = ParamSpec("P")
@@ -120,7 +121,7 @@ class GroupCommit:
             db.execute(BEGIN)
         except apsw.Error as error:     # nothing was begun: who waits longest is told so
             batch.extend(_take(waiting, MAX_BATCH))
-            raise _TransactionLostError(error) from error
+            raise _TransactionLostError(damage_of(error) or error) from error
         began = time.perf_counter()
         worked_s = 0.0
         while waiting and len(batch) < MAX_BATCH and worked_s < BATCH_WORK_S:
@@ -133,8 +134,10 @@ class GroupCommit:
         self._request_s = 0.8 * self._request_s + 0.2 * worked_s / len(batch)
         try:
             db.execute(COMMIT)
-        except apsw.Error as error:
+        except apsw.IOError as error:   # of whichever kind: nobody knows how far the commit came
             raise _TransactionLostError(error) from error
+        except apsw.Error as error:
+            raise _TransactionLostError(damage_of(error) or error) from error
 
     def _longest_run(self, room: int) -> int:
         """How many neighbours may share a statement without the batch growing much past its time."""
@@ -169,6 +172,9 @@ class GroupCommit:
             try:
                 result = function(db, *args)
             except Exception as error:  # whatever a caller's function raises is the caller's answer
+                damage = damage_of(error)
+                if damage is not None and lasts(damage):
+                    raise _TransactionLostError(damage) from error
                 if isinstance(error, apsw.FullError | apsw.IOError) or not db.in_transaction:
                     # SQLite gave the transaction up, or the disk is why: nothing of the batch stands
                     raise _TransactionLostError(error, request) from error
@@ -178,13 +184,13 @@ class GroupCommit:
                 else:
                     db.execute(UNDO_SAVEPOINT)
                     db.execute(CLOSE_SAVEPOINT)
-                return None, error
+                return None, damage or error
             if not db.in_transaction:   # the function took an error of SQLite's that ended it for its own
                 raise _TransactionLostError(apsw.SQLError("the transaction ended inside a write"), request)
             if not first:
                 db.execute(CLOSE_SAVEPOINT)
         except apsw.Error as error:
-            raise _TransactionLostError(error) from error
+            raise _TransactionLostError(damage_of(error) or error) from error
         return result, None
 
     def _give_up(self, batch: list[Request], lost: _TransactionLostError) -> None:
@@ -201,6 +207,8 @@ class GroupCommit:
                 request.error = DiskFull(retry_after_ms=FULL_RETRY_MS)
             elif isinstance(cause, apsw.IOError):
                 request.error = OutcomeUnknown()
+            elif isinstance(cause, StoreDamaged):
+                request.error = cause
             elif isinstance(cause, apsw.BusyError):
                 request.error = Busy("Another program locks the database.", retry_after_ms=BUSY_RETRY_MS)
             elif request is lost.culprit:

@@ -11,7 +11,8 @@ import binascii
 
 import msgspec
 
-from nexusd.errors import FieldError, InvalidParams
+from nexusd.errors import InvalidParams
+from nexusd.field_errors import FieldError
 
 
 def encode_cursor(listing: str, *key: int | str) -> str:

@@ -30,6 +30,7 @@ from nexusd.store.connection import (
     open_writer,
     refuse_foreign_file,
 )
+from nexusd.store.damage import damage_of
 from nexusd.store.idempotency import Receipt, once
 from nexusd.store.migrations import BeforeMigration, load_migrations, migrate
 from nexusd.store.readers import Readers
@@ -158,7 +159,7 @@ class Database:
 
         Raises:
             Busy: too many writes are waiting.
-            DiskFull, ReadOnly, Stopping: nothing is written at the moment, or any more.
+            DiskFull, ReadOnly, StoreDamaged, Stopping: nothing is written at the moment, or any more.
             OutcomeUnknown: the disk failed during the commit.
         """
         return await self._open_writer().submit(_bound(function, kwargs), args)  # type: ignore[no-any-return]
@@ -204,16 +205,40 @@ class Database:
 
         Raises:
             Busy: it took longer than `readTimeoutS`.
+            StoreDamaged: it came upon a part of the file that is damaged.
         """
         if self._readers is None:
             raise RuntimeError("the database is not open")
-        return await self._readers.read(function, *args, **kwargs)
+        try:
+            return await self._readers.read(function, *args, **kwargs)
+        except apsw.Error as error:
+            self._refuse_damage(error)
+            raise
 
     def peek(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the function here and now, on the loop's thread: for look-ups by key and short pages only."""
+        """Call the function here and now, on the loop's thread: for look-ups by key and short pages only.
+
+        Raises:
+            StoreDamaged: it came upon a part of the file that is damaged.
+        """
         if self._peeking is None:
             raise RuntimeError("the database is not open")
-        return function(self._peeking, *args, **kwargs)
+        try:
+            return function(self._peeking, *args, **kwargs)
+        except apsw.Error as error:
+            self._refuse_damage(error)
+            raise
+
+    def _refuse_damage(self, error: apsw.Error) -> None:
+        """Where it tells of damage, nothing is written any more, and who asked is told why.
+
+        Raises:
+            StoreDamaged: it does.
+        """
+        damage = damage_of(error)
+        if damage is not None:
+            self._open_writer().note_damage(damage)
+            raise damage from error
 
     @property
     def _followed(self) -> bool:

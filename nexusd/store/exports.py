@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from nexusd.errors import FieldError, InvalidParams
+from nexusd.errors import InvalidParams
+from nexusd.field_errors import FieldError
 from nexusd.model.exports import BeginExport
 from nexusd.model.imports import ImportTable
 from nexusd.model.numbers import unpacked

@@ -17,7 +17,8 @@ from typing import NamedTuple, cast
 import apsw
 import msgspec
 
-from nexusd.errors import FieldError, InvalidParams
+from nexusd.errors import InvalidParams
+from nexusd.field_errors import FieldError
 from nexusd.store.connection import Connection
 
 # How the full-text indexes cut and stem, so that a term finds its place in the vocabulary.

@@ -7,7 +7,8 @@ from typing import Any
 import apsw
 import msgspec
 
-from nexusd.errors import EntityNotFound, FieldError, RelationshipNotFound
+from nexusd.errors import EntityNotFound, RelationshipNotFound
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import UNSET, Deletion, Listing
 from nexusd.model.relationships import (
     DeleteRelationship,

@@ -10,7 +10,8 @@ from typing import Any
 import apsw
 import msgspec
 
-from nexusd.errors import FieldError, InvalidParams, SessionNotFound, SummaryNotFound
+from nexusd.errors import InvalidParams, SessionNotFound, SummaryNotFound
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import Deletion, Listing
 from nexusd.model.summaries import CreateSummary, ListSummaries, Summary
 from nexusd.store.connection import Connection, is_foreign_key

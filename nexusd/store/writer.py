@@ -1,6 +1,7 @@
 """The one SQLite writer.
 
-Owns the write connection, its thread, the queue before it, and what a full or failing disk does to writes.
+Owns the write connection, its thread, the queue before it, and what a full or failing disk or a damaged file does to
+writes.
 Callers hand it a function; it answers when that function's transaction is on disk. Knows no RPC method, and
 no table but the row in `meta` by which it asks a full disk for room.
 """
@@ -19,12 +20,13 @@ import apsw
 import structlog
 
 from nexusd.clock import Clock
-from nexusd.errors import Busy, DiskFull, ReadOnly, RpcError, Stopping
+from nexusd.errors import Busy, DiskFull, ReadOnly, RpcError, Stopping, StoreDamaged
 from nexusd.store.batch import BUSY_RETRY_MS, FULL_RETRY_MS, MAX_BATCH, GroupCommit, Request
 from nexusd.store.checkpoints import Checkpointer
 from nexusd.store.connection import Connection
+from nexusd.store.damage import damage_of, lasts
 
-DiskState = Literal["ok", "full", "failed"]
+DiskState = Literal["ok", "full", "failed", "damaged"]  # damaged: the disk may be well, what is on it is not
 
 IDLE_TURN_S = 1.0           # how often the thread turns with nothing to do: heartbeat, checkpoint, probe
 PROBE_BYTES = 256 * 1024    # room for a batch of exchanges: with less, the writes let in would fail at once
@@ -82,7 +84,7 @@ class Writer:
         self._unanswered = 0
         self._closing = False
         # from the loop to the thread; None says that nothing more will come
-        self._handed_over: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
+        self._handed_over: queue.SimpleQueue[list[Request] | StoreDamaged | None] = queue.SimpleQueue()
         # written on the writer's thread only; the loop reads the plain ones
         self._waiting: deque[Request] = deque()
         self._last_seen = False
@@ -110,7 +112,7 @@ class Writer:
 
         Raises:
             Busy: the queue is full.
-            DiskFull, ReadOnly, Stopping: nothing is written at the moment, or any more.
+            DiskFull, ReadOnly, StoreDamaged, Stopping: nothing is written at the moment, or any more.
         """
         if self._closing:
             raise Stopping
@@ -130,6 +132,10 @@ class Writer:
         if self._gathering:
             self._handed_over.put(self._gathering)
             self._gathering = []
+
+    def note_damage(self, damage: StoreDamaged) -> None:
+        """A reader came upon it."""
+        self._handed_over.put(damage)
 
     def note_deletion(self) -> None:
         """A write is deleting something for good. On the writer's thread."""
@@ -178,6 +184,8 @@ class Writer:
     def _refusal(self) -> RpcError:
         if self._disk == "full":
             return DiskFull(retry_after_ms=FULL_RETRY_MS)
+        if self._disk == "damaged":
+            return StoreDamaged()
         return ReadOnly("The disk failed; nothing is written before the daemon was started again.")
 
     def _answer(self, batch: Sequence[Request]) -> None:
@@ -242,6 +250,8 @@ class Writer:
                     requests = self._handed_over.get(timeout=IDLE_TURN_S)
                 if requests is None:
                     self._last_seen = True
+                elif isinstance(requests, StoreDamaged):
+                    self._condemn(requests)
                 else:
                     self._waiting.extend(requests)
         except queue.Empty:
@@ -264,7 +274,9 @@ class Writer:
 
     def _note(self, cause: Exception) -> None:
         """Draw the consequences of an error of the disk."""
-        if isinstance(cause, apsw.FullError):
+        if isinstance(cause, StoreDamaged) and lasts(cause):
+            self._condemn(cause)
+        elif isinstance(cause, apsw.FullError):
             if self._disk == "ok":
                 self._log.error("disk full: no writes until there is room", reason=str(cause))
                 self._disk = "full"
@@ -281,6 +293,15 @@ class Writer:
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._tell(self._on_fatal, cause)
 
+    def _condemn(self, damage: StoreDamaged) -> None:
+        """Write nothing more, and stay: what can still be read is read, and a restore needs the daemon."""
+        if self._disk in {"failed", "damaged"} or not lasts(damage):
+            return
+        self._disk = "damaged"
+        self._log.critical("the database is damaged: no writes until a backup is restored", reason=damage.message)
+        # what the WAL holds is sound, and of more use beside the damaged file than in it
+        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
     def _refuse_all(self) -> None:
         batch = list(self._waiting)
         self._waiting.clear()
@@ -294,8 +315,8 @@ class Writer:
             checkpoint()
             if erasing and not self._checkpointer.erasing:
                 self._tell(self._announce_erased)
-        except (apsw.FullError, apsw.IOError) as error:
-            self._note(error)
+        except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
+            self._note(damage_of(error) or error)
         except apsw.Error as error:  # the WAL keeps what it has; the next one tries again
             self._log.warning("checkpoint failed", reason=_said(error))
 
@@ -310,8 +331,8 @@ class Writer:
             self._db.execute(FORGET_PROBE)
         except apsw.FullError:
             return
-        except apsw.IOError as error:
-            self._fail(error)
+        except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
+            self._note(damage_of(error) or error)
         except apsw.Error as error:
             self._log.warning("cannot see whether the disk has room", reason=_said(error))
         else:

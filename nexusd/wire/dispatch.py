@@ -26,7 +26,6 @@ from msgspec import Raw, Struct
 from nexusd.clock import Clock, SystemClock
 from nexusd.config_sections import LimitsConfig
 from nexusd.errors import (
-    FieldError,
     Forbidden,
     InternalError,
     InvalidParams,
@@ -35,6 +34,7 @@ from nexusd.errors import (
     RpcError,
     Unauthenticated,
 )
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import Params
 from nexusd.wire.audit import Audit
 from nexusd.wire.auth import MISSING

@@ -23,7 +23,8 @@ import structlog
 
 from nexusd.clock import Clock
 from nexusd.config_sections import LimitsConfig
-from nexusd.errors import FieldError, InvalidParams, NotFound, TooLarge
+from nexusd.errors import InvalidParams, NotFound, TooLarge
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import Params
 from nexusd.wire.methods import Client, Method, MethodTable
 from nexusd.wire.replies import encode

@@ -27,6 +27,7 @@ STATUS_OF_KIND: Mapping[str, int] = {
     "conflict": 409,
     "disk_full": 507,
     "read_only": 503,
+    "store_damaged": 500,           # not 503: somebody has to act before it helps to send it again
     "outcome_unknown": 500,         # not 503: whoever sends it again without a key may do it twice
     "idempotency_mismatch": 422,
     "index_unavailable": 503,

@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Raw
 
 from nexusd.config_sections import LimitsConfig
-from nexusd.errors import FieldError, InvalidParams, RpcError
+from nexusd.errors import InvalidParams, RpcError
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import MAX_PAGE
 from nexusd.wire.envelope import parse_json
 from nexusd.wire.http_errors import STATUS_OF_KIND

@@ -133,7 +133,7 @@ class _LifeEndpoint:
     def result(self, result: Any) -> Response:
         """One word of it; 200 as long as requests are answered."""
         status = str(getattr(result, "status", "ok"))
-        return Response(503 if status in {"starting", "stopping"} else 200, encode({"status": status}))
+        return Response(503 if status in {"starting", "stopping", "failed"} else 200, encode({"status": status}))
 
     def error(self, error: RpcError, request_id: str) -> Response:
         """It could not be told."""

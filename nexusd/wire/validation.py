@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from nexusd.errors import FieldError, InvalidParams
+from nexusd.errors import InvalidParams
+from nexusd.field_errors import FieldError
 
 S = TypeVar("S", bound=Struct)
 

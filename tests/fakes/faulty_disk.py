@@ -20,6 +20,7 @@ class FaultyDisk(apsw.VFS):
         self.refused = threading.Event()    # something was refused
         self.writes_to_pass = 0             # so many writes succeed before write_error holds
         self.syncs_to_pass = 0              # and so many syncs before sync_error
+        self.unreadable_from: int | None = None     # from this byte of each file on
         super().__init__(name, base="")
 
     def xOpen(self, name, flags):  # noqa: N802, ANN001, ANN201 - the name and shape that SQLite's interface has
@@ -40,6 +41,13 @@ class FaultyFile(apsw.VFSFile):
             super().xLock(level)
         except apsw.IOError as error:
             raise apsw.BusyError(str(error)) from None
+
+    def xRead(self, amount, offset) -> bytes:  # noqa: N802, ANN001 - SQLite's name
+        if self.disk.unreadable_from is not None and offset >= self.disk.unreadable_from:
+            error = apsw.IOError("unreadable by the test")
+            error.extendedresult = apsw.SQLITE_IOERR_READ
+            raise error
+        return super().xRead(amount, offset)
 
     def xWrite(self, data, offset) -> None:  # noqa: N802, ANN001 - SQLite's name
         if self.disk.write_error is not None:

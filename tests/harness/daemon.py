@@ -102,9 +102,13 @@ class Daemon:
 
     def metrics(self) -> str:
         """What GET /metrics answers."""
+        return self.get("/metrics")
+
+    def get(self, path: str) -> str:
+        """What a GET answers, its head too."""
         with socket.socket(socket.AF_UNIX) as asking:
             asking.connect(str(self.socket_path))
-            asking.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            asking.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             return b"".join(iter(lambda: asking.recv(65536), b"")).decode()
 
     def kill(self) -> None:

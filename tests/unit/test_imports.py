@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "nexusd"
 
 # A part (a package or a module of nexusd) and what it may import of nexusd, beside itself. A name with a dot
 # is that module alone. What is not in the table may import nothing.
-FOUNDATION = {"model", "errors", "clock", "config", "config_sections", "child", "child_channel"}
+FOUNDATION = {"model", "errors", "field_errors", "clock", "config", "config_sections", "child", "child_channel"}
 MAY_IMPORT: dict[str, set[str]] = {
     # downwards, from the two doors
     "__main__": {
@@ -32,12 +32,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metric_reranker": {"metric_forms", "model"},
     "checkup_reranker": {"checkup_surroundings", "embedding.reranker", "retrieval", *FOUNDATION},
     "cli": {"client", "model", "errors"},
-    "client": {"model", "errors"},
+    "client": {"model", "errors", "field_errors"},
     "api": {
-        "wire", "store", "sync", "retrieval", "backup", "files", "cache", "config_access", "model", "errors", "clock",
+        "wire", "store", "sync", "retrieval", "backup", "files", "cache", "config_access", "model", "errors",
+        "field_errors", "clock",
     },
     # wire knows no resource
-    "wire": {"model.fields", "errors", "clock", "config", "config_access", "config_sections"},
+    "wire": {"model.fields", "errors", "field_errors", "clock", "config", "config_access", "config_sections"},
     "sync": {"store", "index", "embedding", *FOUNDATION},
     "retrieval": {"store", "index", "embedding", *FOUNDATION},
     "files": {"store", *FOUNDATION},
@@ -66,7 +67,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_sections": set(),
     "config_access": {"config_sections"},
     "config_reading": {"config_source", "config_values"},
-    "model": {"errors"},
+    "model": {"errors", "field_errors"},
+    "errors": {"field_errors"},
 }
 NOBODY_IMPORTS = {  # but these
     "app": {"__main__"}, "parts": {"app"}, "status": {"parts", "metrics"}, "metrics": {"parts"}, "checkup": {"parts"},
@@ -196,8 +198,8 @@ def may_import(part: str, name: str) -> bool:
 
 def test_every_part_is_in_the_table() -> None:
     leaves = {
-        "errors", "clock", "child_channel", "config_places", "config_source", "config_systemd", "config_values",
-        "exception_text", "metric_forms",
+        "errors", "field_errors", "clock", "child_channel", "config_places", "config_source", "config_systemd",
+        "config_values", "exception_text", "metric_forms",
         "logfmt", "processes", "nexusd",
     }  # fmt: skip
     parts = {part_of(module) for module in MODULES}
@@ -242,7 +244,7 @@ def lines_run_at_import(module: str) -> set[int]:
 @pytest.mark.parametrize("module", sorted(CHILD_MODULES))
 def test_child_processes_reach_neither_the_store_nor_the_wire(module: str) -> None:
     parts = {part_of(name) for name in reachable(module) if name.startswith("nexusd.")}
-    assert parts <= {"embedding", "index", "errors", "clock", "config", "child_channel"} | {
+    assert parts <= {"embedding", "index", "errors", "field_errors", "clock", "config", "child_channel"} | {
         part for part in parts if part.startswith("config")
     }
 

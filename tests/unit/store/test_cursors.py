@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusd.errors import FieldError, InvalidParams
+from nexusd.errors import InvalidParams
+from nexusd.field_errors import FieldError
 from nexusd.store.cursors import decode_cursor, decode_text_cursor, encode_cursor
 
 numbers = st.integers(-(2**63), 2**63 - 1)

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexusd.config_sections import LimitsConfig
-from nexusd.errors import Busy, EpisodeNotFound, FieldError, InvalidParams, RpcError
+from nexusd.errors import Busy, EpisodeNotFound, InvalidParams, RpcError
+from nexusd.field_errors import FieldError
 from nexusd.model.fields import Id, Mutation, NoParams, Params
 from nexusd.wire.dispatch import UNKNOWN_METHOD, Dispatcher
 from nexusd.wire.gate import Gate
