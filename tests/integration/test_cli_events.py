@@ -29,12 +29,21 @@ def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
         yield daemon
 
 
-def started(daemon: ScriptedDaemon, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def started(
+    daemon: ScriptedDaemon, *arguments: str, stdout: Any = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("NEXUSD_")}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*PROGRAM, "--socket", daemon.address, "events", *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
         stderr=subprocess.PIPE, text=True, env={**environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        except BaseException:  # it would be waited for, and nothing ends it
+            process.kill()
+            print(process.stderr.read() if process.stderr is not None else "")
+            raise
 
 
 def tell(daemon: ScriptedDaemon, seq: int, topic: str, **data: Any) -> None:
