@@ -14,6 +14,8 @@ from nexusd.client.exchange import Expired, OnNotification, Outcome, Send
 from nexusd.client.security import tls_context
 
 _READ_BYTES = 256 * 1024
+# A Ctrl-C that comes just before a read does not end that read: Python looks for signals when it returns.
+_NOTICED_S = 0.5
 
 
 def left(deadline: float) -> float:
@@ -105,12 +107,20 @@ class Link:
             OSError: the connection is lost.
             ProtocolViolated: it is of no more use.
         """
-        for message in self._inbox.feed(self._read(None)):
+        for message in self._inbox.feed(self._read_at_last()):
             if isinstance(message, Notification) and on_notification is not None:
                 on_notification(message)
 
-    def _read(self, deadline: float | None) -> bytes:
-        self._socket.settimeout(None if deadline is None else left(deadline))
+    def _read_at_last(self) -> bytes:
+        while True:
+            try:
+                return self._read(time.monotonic() + _NOTICED_S)
+            except TimeoutError as exc:
+                if not is_ours(exc):
+                    raise
+
+    def _read(self, deadline: float) -> bytes:
+        self._socket.settimeout(left(deadline))
         data = self._socket.recv(_READ_BYTES)
         if not data:
             complaint = self._inbox.complaint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -265,6 +266,19 @@ def test_another_thread_ends_the_wait_of_a_blocking_stream(daemon: ScriptedDaemo
         thread.join(10)
         assert not thread.is_alive()
     assert [event.seq for event in seen] == [START + 1]
+
+
+def test_a_ctrl_c_that_does_not_interrupt_the_read_ends_the_wait_all_the_same(daemon: ScriptedDaemon) -> None:
+    """Taken by another thread, as by this one just before the read: no system call is interrupted."""
+    with Client(daemon.address) as nexus, nexus.events() as stream:
+        daemon.wait_for("events.subscribe")
+        interrupting = threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+        ending = threading.Timer(10, stream.close)  # what would end it otherwise
+        interrupting.start()
+        ending.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        ending.cancel()
 
 
 @pytest.fixture
