@@ -278,6 +278,7 @@ def test_a_ctrl_c_that_does_not_interrupt_the_read_ends_the_wait_all_the_same(da
         ending.start()
         with pytest.raises(KeyboardInterrupt):
             next(stream)
+        assert ending.is_alive()  # it was not that
         ending.cancel()
 
 
