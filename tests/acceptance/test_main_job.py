@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from harness.daemon import Daemon
@@ -30,6 +32,20 @@ def session(client: Client) -> int:
     session_id: int = client.call("sessions.create", externalId="kitchen")["id"]
     for user, assistant in OTHERS:
         client.call("episodes.create", sessionId=session_id, userMessage=user, aiResponse=assistant)
+    return session_id
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One daemon for the tests that look at nothing but a session of their own."""
+    with Daemon(tmp_path_factory.mktemp("shared") / "data").start() as daemon, Client(daemon.socket_path) as connected:
+        yield connected
+
+
+@pytest.fixture
+def own_session(shared: Client) -> int:
+    session_id: int = shared.call("sessions.create", externalId=uuid4().hex)["id"]
+    shared.call("episodes.create", sessionId=session_id, userMessage="first", aiResponse="")
     return session_id
 
 
@@ -146,26 +162,26 @@ def test_a_text_of_a_megabyte_is_stored_whole_indexed_and_found(client: Client, 
     ],
 )
 def test_bad_input_is_told_by_its_field_and_changes_nothing(
-    client: Client, session: int, method: str, params: dict[str, object], kind: str, field: str | None
+    shared: Client, own_session: int, method: str, params: dict[str, object], kind: str, field: str | None
 ) -> None:
     with pytest.raises(RpcError) as refused:
-        client.call(method, params)
+        shared.call(method, params)
     assert refused.value.kind == kind
     assert [one.path for one in refused.value.fields] == ([] if field is None else [field])
-    assert len(client.call("episodes.list", sessionId=session)["items"]) == len(OTHERS)
+    assert len(shared.call("episodes.list", sessionId=own_session)["items"]) == 1
 
 
-def test_a_repeated_create_with_its_key_stores_once(client: Client, session: int) -> None:
-    first = client.call("episodes.create", sessionId=session, idempotencyKey="k1", **STORED)
-    again = client.call("episodes.create", sessionId=session, idempotencyKey="k1", **STORED)
+def test_a_repeated_create_with_its_key_stores_once(shared: Client, own_session: int) -> None:
+    first = shared.call("episodes.create", sessionId=own_session, idempotencyKey="once", **STORED)
+    again = shared.call("episodes.create", sessionId=own_session, idempotencyKey="once", **STORED)
     assert again == first
-    listed = client.call("episodes.list", sessionId=session)["items"]
-    assert len(listed) == len(OTHERS) + 1
+    listed = shared.call("episodes.list", sessionId=own_session)["items"]
+    assert len(listed) == 2
 
 
-def test_create_many_answers_each_item_with_its_row_or_its_own_error(client: Client, session: int) -> None:
-    good = {"sessionId": session, "userMessage": "one", "aiResponse": ""}
-    answer = client.call("episodes.createMany", items=[
+def test_create_many_answers_each_item_with_its_row_or_its_own_error(shared: Client, own_session: int) -> None:
+    good = {"sessionId": own_session, "userMessage": "one", "aiResponse": ""}
+    answer = shared.call("episodes.createMany", items=[
         good, {**good, "userMessage": ""}, {**good, "sessionId": 999_999}, {**good, "colour": "red"}, good,
     ])["items"]
     assert [item.get("error", {}).get("data", {}).get("kind") for item in answer] == [
@@ -175,10 +191,10 @@ def test_create_many_answers_each_item_with_its_row_or_its_own_error(client: Cli
     assert answer[0]["id"] < answer[4]["id"]
 
 
-def test_a_repeated_create_many_waits_and_answers_like_the_first(client: Client, session: int) -> None:
-    items = [{"sessionId": session, "userMessage": "one", "aiResponse": ""}, {"sessionId": session}]
-    first = client.call("episodes.createMany", items=items, idempotencyKey="many")
-    again = client.call("episodes.createMany", items=items, idempotencyKey="many", waitFor="indexed")
+def test_a_repeated_create_many_waits_and_answers_like_the_first(shared: Client, own_session: int) -> None:
+    items = [{"sessionId": own_session, "userMessage": "one", "aiResponse": ""}, {"sessionId": own_session}]
+    first = shared.call("episodes.createMany", items=items, idempotencyKey="many")
+    again = shared.call("episodes.createMany", items=items, idempotencyKey="many", waitFor="indexed")
     assert again["items"][0] == {**first["items"][0], "vector": "indexed"}
     assert again["items"][1]["error"]["data"]["kind"] == "invalid_params"
 

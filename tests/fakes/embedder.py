@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from nexusd.embedding.embedder import EmbedderHealth, Fingerprint, RejectedText, Vector
@@ -92,10 +93,10 @@ class FakeEmbedder:
 def text_vector(text: str, dimension: int) -> list[float]:
     """The vector of a text, of unit length."""
     # the empty word gives every text a direction, an empty one too
-    words = ["", *_WORD.findall(text.lower())]
+    words = Counter(["", *_WORD.findall(text.lower())])
     total = [0.0] * dimension
-    for word in words:
-        weight = 1.0 if word else 0.01
+    for word, times in words.items():
+        weight = float(times) if word else 0.01
         for axis, value in enumerate(_direction(word, dimension)):
             total[axis] += weight * value
     length = math.sqrt(sum(value * value for value in total))

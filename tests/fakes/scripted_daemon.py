@@ -55,6 +55,7 @@ class ScriptedDaemon:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._opened: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._changed = threading.Condition()
@@ -217,10 +218,13 @@ class ScriptedDaemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # a loop that ends before a connection has gone leaves its socket for whatever test comes next
+        await asyncio.gather(*(writer.wait_closed() for writer in self._opened), return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        self._opened.append(writer)
         serving = asyncio.current_task()
         assert serving is not None
         self._tasks.add(serving)

@@ -229,6 +229,8 @@ class Walk:
             del self.sent[sent.principal.name, sent.key]
             return
         how = self.chance.choice(("same", "same", "other parameters", "other method"))
+        if "waitFor" in sent.params and not self.calls.patient:
+            return  # it would wait for a model that is away for as long as it may
         if how == "same":
             reply = await self._ask(sent.method, {**sent.params, "idempotencyKey": sent.key}, sent.principal)
             # what it waits for is seen as it is now

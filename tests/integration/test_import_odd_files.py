@@ -33,9 +33,8 @@ def made(path: Path, script: str, *rows: tuple[str, tuple[Any, ...]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("metadata", "taken"),
-    [
+def test_json_that_no_message_can_hold_is_taken_as_text(nexus: Client, tmp_path: Path) -> None:
+    cases: list[tuple[str, dict[str, Any]]] = [
         ('{"n": %s}' % ("9" * 40), {"n": "9" * 40}),
         ('{"n": -9223372036854775809}', {"n": "-9223372036854775809"}),
         ('{"n": -9223372036854775808}', {"n": -(2**63)}),
@@ -43,15 +42,13 @@ def made(path: Path, script: str, *rows: tuple[str, tuple[Any, ...]]) -> Path:
         (r'{"half": "a\ud800b"}', {"half": "a?b"}),
         (r'{"half\udfff": 1}', {"half?": 1}),
         (r'{"whole": "\ud83d\ude00"}', {"whole": "\N{GRINNING FACE}"}),
-    ],
-)
-def test_json_that_no_message_can_hold_is_taken_as_text(
-    nexus: Client, tmp_path: Path, metadata: str, taken: dict[str, Any]
-) -> None:
-    path = memory_service(tmp_path / "old.db", sessions=1, episodes=1)
-    made(path, "", ("UPDATE episodes SET metadata = ?", (metadata,)))
+    ]
+    path = memory_service(tmp_path / "old.db", sessions=1, episodes=len(cases))
+    rows = [("UPDATE episodes SET metadata = ? WHERE id = ?", (case[0], at)) for at, case in enumerate(cases, 1)]
+    made(path, "", *rows)
     assert not import_older(nexus, path, Silent()).refusals
-    assert nexus.call("episodes.get", id=1)["metadata"] == taken
+    taken = [nexus.call("episodes.get", id=at)["metadata"] for at in range(1, len(cases) + 1)]
+    assert taken == [case[1] for case in cases]
 
 
 def test_rows_with_texts_for_ids_are_taken_under_new_ones(nexus: Client, tmp_path: Path) -> None:
@@ -182,13 +179,11 @@ def test_ids_are_kept_though_others_write_while_an_import_runs(nexus: Client, tm
     assert {table.table: table.new_ids for table in report.tables}["episodes"] == 1
 
 
-@pytest.mark.parametrize("number", ["0.0", "1e39", "1e-60", "true"])
-def test_a_vector_that_can_be_no_point_is_left_out_and_its_text_embedded_anew(
-    nexus: Client, tmp_path: Path, number: str
-) -> None:
-    dimension = nexus.status().embedder.dimension
-    path = made(tmp_path / "chatai.db", "CREATE TABLE vectors (id TEXT PRIMARY KEY, text TEXT, embedding TEXT)", (
-        "INSERT INTO vectors VALUES ('note', 'The cellar is damp.', ?)", (f"[{', '.join([number] * dimension)}]",)
+def test_a_vector_that_can_be_no_point_is_left_out_and_its_text_embedded_anew(nexus: Client, tmp_path: Path) -> None:
+    dimension, numbers = nexus.status().embedder.dimension, ("0.0", "1e39", "1e-60", "true")
+    path = made(tmp_path / "chatai.db", "CREATE TABLE vectors (id TEXT PRIMARY KEY, text TEXT, embedding TEXT)", *(
+        ("INSERT INTO vectors VALUES (?, 'The cellar is damp.', ?)",
+         (number, f"[{', '.join([number] * dimension)}]")) for number in numbers
     ))
-    assert import_older(nexus, path, Silent()).embeddings_left_out == 1
-    assert nexus.call("vectors.get", id="note")["embedding"] is None
+    assert import_older(nexus, path, Silent()).embeddings_left_out == len(numbers)
+    assert [nexus.call("vectors.get", id=number)["embedding"] for number in numbers] == [None] * len(numbers)
