@@ -77,7 +77,8 @@ def make_point(id_: int, version: int, vector: bytes, payload: dict[str, Any]) -
     Raises:
         ValueError, TypeError, OverflowError: the payload or the id cannot be stored.
     """
-    return edge.Point(id_, floats(vector), stored_payload(payload, version))
+    numbers: Any = array("f", vector)  # taken as a list is, in two thirds of the time
+    return edge.Point(id_, numbers, stored_payload(payload, version))
 
 
 def floats(vector: bytes) -> list[float]:

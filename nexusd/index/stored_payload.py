@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import deque
-from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -34,13 +32,16 @@ Path = tuple[str, ...]
 
 
 def stored_payload(payload: dict[str, Any], version: int) -> dict[str, Any]:
-    """What the engine keeps of a payload, and the row's version."""
+    """What the engine keeps of a payload, and the row's version. Nobody filters by the database's epoch."""
+    epoch = payload.get(EPOCH)
+    if epoch is not None:
+        payload = {key: value for key, value in payload.items() if key != EPOCH}
     terms = {
         term(path, value) if isinstance(value, str) and len(value) > LONGEST_REMEMBERED else _remembered(path, value)
         for path, value in _entries(payload)
     }
     kept = {VERSION: version, TERMS: list(terms), NUMBERS: _numbers(payload)}
-    if isinstance(epoch := payload.get(EPOCH), str):
+    if isinstance(epoch, str):
         kept[EPOCH] = epoch
     return kept
 
@@ -57,19 +58,21 @@ def epoch_of(stored: dict[str, Any] | None) -> str:
     return epoch if isinstance(epoch, str) else ""
 
 
-def _entries(payload: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Every scalar with its path, outermost first; a list's elements have the list's path."""
-    waiting: deque[tuple[Path, Any]] = deque([((), payload)])
-    found = 0
-    while waiting and found < MAX_TERMS:
-        path, value = waiting.popleft()
-        if isinstance(value, dict):
-            waiting.extend(((*path, key), entry) for key, entry in value.items())
-        elif isinstance(value, list):
-            waiting.extend((path, entry) for entry in value if not isinstance(entry, (dict, list)))
-        elif value is not None:
-            found += 1
-            yield path, value
+def _entries(payload: dict[str, Any]) -> list[tuple[Path, Any]]:
+    """Scalars with their paths, outermost first, as many as are kept; a list's elements have the list's path."""
+    found: list[tuple[Path, Any]] = []
+    level: list[tuple[Path, Any]] = [((key,), value) for key, value in payload.items()]
+    while level and len(found) < MAX_TERMS:
+        below: list[tuple[Path, Any]] = []
+        for path, value in level:
+            if isinstance(value, dict):
+                below += [((*path, key), entry) for key, entry in value.items()]
+            elif isinstance(value, list):
+                below += [(path, entry) for entry in value if not isinstance(entry, (dict, list))]
+            elif value is not None:
+                found.append((path, value))
+        level = below
+    return found[:MAX_TERMS]
 
 
 def term(path: Path, value: str | float) -> int:
