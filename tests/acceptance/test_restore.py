@@ -92,15 +92,25 @@ class Load:
                     self._begun.set()
 
 
+LARGE_ROWS, LARGE_WORDS, LARGE_BYTES = 70_000, 900, 500_000_000  # by option
+
+
+@pytest.mark.timeout(1600)  # by option with 500 MB
 def test_a_destroyed_store_comes_back_with_every_row_and_every_answer(
     tmp_path: Path, service: EmbeddingServer, pytestconfig: pytest.Config
 ) -> None:
     data, backups = tmp_path / "data", tmp_path / "elsewhere"
-    with Daemon(data, settings=settings(service, backups)) as daemon, Client(daemon.socket_path) as client:
+    patience_s = 900 if pytestconfig.getoption("--long") else 60
+    with (
+        Daemon(data, settings=settings(service, backups)) as daemon,
+        Client(daemon.socket_path, timeout_s=patience_s) as client,
+    ):
         household = fill(client.call)
         if pytestconfig.getoption("--long"):
-            household.say_many(200_000)
-            client.call("outbox.wait", timeoutMs=600_000)
+            household.say_many(LARGE_ROWS, LARGE_WORDS)
+            while not client.call("outbox.wait", timeoutMs=60_000)["done"]:
+                continue
+            assert (data / "nexus.db").stat().st_size >= LARGE_BYTES
         with Load(daemon.socket_path) as load:
             before = list(load.acknowledged)
             under_load = client.call("backup.create", note="under load")
@@ -109,14 +119,20 @@ def test_a_destroyed_store_comes_back_with_every_row_and_every_answer(
         backup = client.call("backup.create", note="at rest")
         assert {name for name, count in backup["rows"].items() if not count} <= NOT_FILLED
     shutil.rmtree(data)
-    texts = len(service.texts)
+    texts, began_s = len(service.texts), time.monotonic()
 
     restored = subprocess.run(
         [*PROGRAM, "--restore", str(backups / f"{backup['name']}.tar"), "--data", str(data), "--json"],
         check=True, capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert json.loads(restored.stdout)["rows"]["episodes"] == [0, backup["rows"]["episodes"]]
-    with Daemon(data, settings=settings(service, backups)) as daemon, Client(daemon.socket_path) as client:
+    restored_s = time.monotonic() - began_s
+    with (
+        Daemon(data, settings=settings(service, backups)) as daemon,
+        Client(daemon.socket_path, timeout_s=patience_s) as client,
+    ):
+        ready_s = time.monotonic() - began_s
+        print(f"\n{backup['databaseBytes']:,} bytes restored in {restored_s:.1f} s, READY after {ready_s:.1f} s")
         assert answers(client.call) == found
         assert rows(data / "nexus.db") == held
         asked = service.texts[texts:]

@@ -13,6 +13,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from nexusd.embedding.embedder import EmbedderHealth, Fingerprint, RejectedText, Vector
 from nexusd.embedding.query_cache import QueryCache
@@ -103,6 +104,7 @@ def text_vector(text: str, dimension: int) -> list[float]:
     return [value / length for value in total]
 
 
+@lru_cache(maxsize=4096)
 def _direction(word: str, dimension: int) -> list[float]:
     """A word's own direction; two words' are nearly at a right angle."""
     seed = hashlib.shake_256(word.encode()).digest(2 * dimension)

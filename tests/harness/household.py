@@ -45,10 +45,11 @@ class Household:
         self._held["episodes"].append(self._write("episodes.create", **self._exchange())["id"])
         return self.last
 
-    def say_many(self, count: int) -> None:
-        """So many exchanges in a burst."""
+    def say_many(self, count: int, words: int = 1) -> None:
+        """So many exchanges in a burst, with answers of so many words."""
+        answer = "noted" if words == 1 else " ".join(self.chance.choices(THINGS, k=words))
         for start in range(0, count, MANY):
-            items = [self._exchange() for _ in range(min(MANY, count - start))]
+            items = [{**self._exchange(), "aiResponse": answer} for _ in range(min(MANY, count - start))]
             made = self._write("episodes.createMany", items=items)["items"]
             self._held["episodes"] += [row["id"] for row in made]
 
