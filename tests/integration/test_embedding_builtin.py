@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
@@ -197,17 +196,14 @@ async def test_a_killed_process_fails_its_calls_at_most_and_the_next_call_works(
 
 @needs_model
 async def test_a_process_that_hangs_is_killed_when_the_time_is_up() -> None:
-    embedder = BuiltinEmbedder(EmbeddingConfig(timeout_s=2.0), SystemClock())
+    embedder = BuiltinEmbedder(EmbeddingConfig(timeout_s=5.0), SystemClock())  # time enough to load it anew
     await embedder.embed_query("loaded")
     (process_id,) = embedder.health().process_ids
     os.kill(process_id, signal.SIGSTOP)
     with pytest.raises(EmbedderUnavailable, match="no answer"):
         await embedder.embed_documents(["a"])
-    for _ in range(10):  # a busy machine takes its time to load the model anew
-        with contextlib.suppress(EmbedderUnavailable):
-            assert len(await embedder.embed_documents(["a"])) == 1
-            break
-    assert embedder.health().process_ids not in [(), (process_id,)]
+    assert len(await embedder.embed_documents(["a"])) == 1
+    assert embedder.health().process_ids != (process_id,)
     await embedder.close()
 
 
