@@ -32,16 +32,13 @@ Path = tuple[str, ...]
 
 
 def stored_payload(payload: dict[str, Any], version: int) -> dict[str, Any]:
-    """What the engine keeps of a payload, and the row's version. Nobody filters by the database's epoch."""
-    epoch = payload.get(EPOCH)
-    if epoch is not None:
-        payload = {key: value for key, value in payload.items() if key != EPOCH}
+    """What the engine keeps of a payload, and the row's version."""
     terms = {
         term(path, value) if isinstance(value, str) and len(value) > LONGEST_REMEMBERED else _remembered(path, value)
         for path, value in _entries(payload)
     }
     kept = {VERSION: version, TERMS: list(terms), NUMBERS: _numbers(payload)}
-    if isinstance(epoch, str):
+    if isinstance(epoch := payload.get(EPOCH), str):
         kept[EPOCH] = epoch
     return kept
 

@@ -130,7 +130,7 @@ class Preparing:
         for entry, d in documents:
             if (entry.collection, d.id) in vectors:
                 vector = vectors[entry.collection, d.id]
-                point = Point(d.id, d.version, vector, d.payload)
+                point = Point(d.id, d.version, vector, {**d.payload, "version": d.version})
                 self._load_of(entry, loads).changed.append((entry, point))
             elif d.blank:
                 self._load_of(entry, loads).blank.append(entry)
