@@ -215,6 +215,9 @@ class ScriptedDaemon:
             writer.transport.abort()
 
     async def _end(self) -> None:
+        for _ in range(5):  # turns of the loop: a connection that was just taken is served, and then known
+            await asyncio.sleep(0)
+        await self._vanish()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
