@@ -21,7 +21,7 @@ from nexusd.index.rebuild import Reached, Rebuild, RebuildFailedError
 
 ERASE_AFTER_S = 2.0  # without a further delete: those of one tidying up share a rebuild
 ERASE_WITHIN_S = 30.0  # however many come
-# Filling 100,000 rows from stored vectors on two cores: 5,500 rows/s, 3,600 where graphs were built meanwhile.
+# Where graphs were built meanwhile, 100,000 rows were filled at 3,600 rows/s (scripts/bench --only index, two cores).
 FILLING_PER_S = 1000.0  # no embedding on a small machine is as fast: only vectors that are there already are
 GROWTH_SEEN_S = 0.5  # over which that is measured
 FILLING_WITHIN_S = 30.0  # however long it goes on: a search looks at each point outside the graph
