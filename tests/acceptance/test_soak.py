@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.soak import Sample, Soak, memory_mb, rise_of
+from harness.daemon import Daemon
+from harness.household import select
+from harness.soak import Sample, Soak, forget_replies, memory_mb, rise_of
+
+from nexusd.client import Client
 
 DRIVER = str(Path(__file__).parent.parent / "harness" / "killing_daemon.py")  # its model is a fake: it starts at once
 
@@ -37,6 +41,20 @@ def test_an_hour_is_flat(tmp_path: Path) -> None:
     soak.run()
     print("\n".join(soak.report()))
     assert soak.flat
+
+
+def test_a_day_that_is_over_takes_its_kept_replies_and_nothing_else(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "data", program=[DRIVER])
+    with daemon.start():
+        with Client(daemon.socket_path) as client:
+            project = client.call("projects.create", name="p")
+        database = daemon.data / "nexus.db"
+        assert select(database, "SELECT count(*) FROM idempotency") == [(1,)]
+        assert daemon.terminate() == 0
+    forget_replies(database)
+    assert select(database, "SELECT count(*) FROM idempotency") == [(0,)]
+    with daemon.start(), Client(daemon.socket_path) as client:
+        assert client.call("projects.get", id=project["id"])["name"] == "p"
 
 
 def soak_of(tmp_path: Path, samples: Iterable[Sample]) -> Soak:

@@ -1,7 +1,8 @@
 """The daemon under a mixed load for a long time, with restarts: whether what it takes stays the same.
 
 Owns the load, what is measured of the daemon's processes, and the verdict. The store is kept at one size, so that
-whatever still grows is not the memory of the household.
+whatever still grows is not the memory of the household. What the daemon keeps for a day, the replies of calls that
+may be sent again, would still only grow within an hour: whenever the daemon has ended in order, that day is over.
 
 Two kinds of memory are told apart. What a process has allocated is its own: nobody but the process gives it back, and
 a leak shows there. Files that it maps are the system's cache: it drops them where it needs the room. The index allots
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
 from harness.daemon import Daemon
 from harness.household import THINGS, Household
 
@@ -102,6 +104,15 @@ def memory_mb(pid: int) -> tuple[float, float]:
     return 0.0, 0.0
 
 
+def forget_replies(database: Path) -> None:
+    """As if a day had passed over a daemon that has ended in order."""
+    db = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        db.execute("DELETE FROM idempotency")
+    finally:
+        db.close()
+
+
 def size_mb(path: Path) -> float:
     """How large a file is; nothing if there is none."""
     return path.stat().st_size / 2**20 if path.exists() else 0.0
@@ -141,6 +152,8 @@ class Soak:
                     self._daemon.kill()
                 elif (code := self._daemon.terminate()) != 0:
                     self.errors[f"ended with {code}"] += 1
+                else:
+                    forget_replies(self._daemon.data / "nexus.db")
                 self._daemon.start()
                 self._segment(self._segment_s)
 
