@@ -29,6 +29,7 @@ class LocalReranker:
         self._log = structlog.get_logger("nexusd.reranker")
         self._under_way: set[asyncio.Task[list[float]]] = set()
         self._trouble = ""
+        self._was_up = False
         self._child = ChildProcess(
             "reranker", "nexusd.embedding.rerank_process", [config.model or "", str(config.threads)],
             on_started=self._load,
@@ -63,8 +64,8 @@ class LocalReranker:
             return RerankerHealth("unavailable", self._trouble, restarts, process_ids)
         if self._child.running:
             return RerankerHealth("ready", "", restarts, process_ids)
-        if restarts:
-            detail = f"its process is being restarted: {self._child.last_error}"
+        if self._was_up or restarts:
+            detail = f"its process is being restarted: {self._child.last_error or 'it has just ended'}"
             return RerankerHealth("unavailable", detail, restarts, process_ids)
         return RerankerHealth("loading", "", restarts, process_ids)
 
@@ -100,3 +101,4 @@ class LocalReranker:
         else:
             self._trouble = ""
             self._log.info("reranker loaded", seconds=round(self._clock.monotonic_s() - began_s, 2))
+        self._was_up = True

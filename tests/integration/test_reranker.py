@@ -61,7 +61,9 @@ async def test_process_that_died_is_told_and_started_again(tmp_path: Path) -> No
         os.kill(process_id, signal.SIGKILL)
         with pytest.raises(RerankerUnavailable):
             await reranker.score("q", ["low"])
-        assert reranker.health().state == "unavailable"
+        while (state := reranker.health().state) == "ready":
+            await asyncio.sleep(0)
+        assert state == "unavailable"  # and not loading, from the very moment on
         async with asyncio.timeout(30):
             while reranker.health().state != "ready":
                 await asyncio.sleep(0.01)
