@@ -1,10 +1,11 @@
-"""Prepared loads go to the index, durably, and are struck off the outbox.
+"""Prepared loads go to the index, durably, and are then struck off the outbox.
 
 Owns the order of these steps and what each failure of the index means for the rows. Knows neither texts nor the
 embedder.
 
 A load goes in slices, a few of them at a time, so that the index puts one on disk while it takes the next; rows of a
-slice share its fate, rows of another do not. Nothing is struck off before the index has it on disk.
+slice share its fate, rows of another do not. Nothing is struck off before the index has it on disk; the index need not
+wait for that, so it is a step of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -27,6 +28,14 @@ from nexusd.sync.setbacks import Setbacks
 from nexusd.sync.throughput import Throughput
 
 LANES = 2  # slices under way at a time: one is applied while another goes to disk; more would only be more in doubt
+
+
+@dataclass(slots=True)
+class Done:
+    """Rows that the index has on disk, or has nothing of where it is to have nothing."""
+
+    with_point: list[OutboxEntry] = field(default_factory=list)
+    without_point: list[OutboxEntry] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +81,34 @@ class Sending:
         self._away = False
         self._log = structlog.get_logger("nexusd.outbox")
 
-    async def send(self, loads: Sequence[Load]) -> None:
-        """Every row of the loads is struck off, given back, postponed or buried."""
+    async def send(self, loads: Sequence[Load]) -> Done:
+        """Every row of the loads is answered, to be struck off, or was given back, postponed or buried."""
         self._away = False
+        done = Done()
         waiting = deque(loads)
         while waiting and not self._away:
-            await self._send_load(waiting.popleft())
+            await self._send_load(waiting.popleft(), done)
         if waiting:
             await self._setbacks.release([entry for load in waiting for entry in load.entries])
+        return done
 
-    async def _send_load(self, load: Load) -> None:
+    async def strike_off(self, done: Done) -> None:
+        """These rows owe the index nothing any more; those that have changed meanwhile stay."""
+        if done.with_point:
+            self._throughput.add(await self._store.write(finish_batch, done.with_point, queue=self._queue))
+            self._reached("finished")
+        if done.without_point:
+            self._throughput.add(await self._store.write(finish_without_point, done.without_point, queue=self._queue))
+            self._reached("finished_without_point")
+
+    async def _send_load(self, load: Load, done: Done) -> None:
         blank = {entry.seq for entry in load.blank}
         waiting = deque(self._slices(load))
-        done: list[OutboxEntry] = []
+        arrived: list[OutboxEntry] = []
 
         async def lane() -> None:
             while waiting and not self._away:
-                done.extend(await self._send_slice(load.collection, waiting.popleft()))
+                arrived.extend(await self._send_slice(load.collection, waiting.popleft()))
 
         outcomes = await asyncio.gather(*(lane() for _ in range(LANES)), return_exceptions=True)
         for outcome in outcomes:  # only now: nothing may be under way when the caller learns that the store refuses
@@ -96,17 +116,11 @@ class Sending:
                 raise outcome
         if waiting:
             await self._setbacks.release([entry for each in waiting for entry in each.entries])
-        if done and not self._away:  # a full index still removes, and is away for all that
+        if arrived and not self._away:  # a full index still removes, and is away for all that
             self._answered()
-        self._setbacks.cleared(done)
-        with_point = [entry for entry in done if entry.seq not in blank]
-        without_point = [entry for entry in done if entry.seq in blank]
-        if with_point:
-            self._throughput.add(await self._store.write(finish_batch, with_point, queue=self._queue))
-            self._reached("finished")
-        if without_point:
-            self._throughput.add(await self._store.write(finish_without_point, without_point, queue=self._queue))
-            self._reached("finished_without_point")
+        self._setbacks.cleared(arrived)
+        for entry in arrived:
+            (done.without_point if entry.seq in blank else done.with_point).append(entry)
 
     def _slices(self, load: Load) -> Iterator[Slice]:
         for entries in (load.gone, load.blank):

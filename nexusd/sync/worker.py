@@ -5,8 +5,9 @@ Owns when rows are claimed, and what the worker waits for. Knows no wire, no SQL
     claim -> read the rows -> vectors (given or stored ones first, the rest embedded and stored)
           -> upsert and delete in the index, durably -> strike off what has not changed meanwhile
 
-The next claim is prepared (`nexusd.sync.preparing`) while the one before is being sent (`nexusd.sync.sending`); no row
-is in both. Nothing is struck off before the index has it on disk, so a crash at any step repeats work and loses none.
+The next claim is prepared (`nexusd.sync.preparing`) while those before are being sent (`nexusd.sync.sending`), one
+after the other and in their order; no row is in two. Nothing is struck off before the index has it on disk, so a crash
+at any step repeats work and loses none.
 A row that changes while it is under way keeps its outbox row (the version differs) and goes again.
 An outage costs no attempts: the rows go back and a breaker decides when to ask again. What can never
 succeed (a text the model refuses, a vector the index refuses) is found by halving the batch and buried
@@ -24,6 +25,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -47,9 +49,10 @@ from nexusd.store.outbox import (
 from nexusd.sync.breaker import Breaker, backoff_s
 from nexusd.sync.collections import Collections
 from nexusd.sync.preparing import Load, Preparing
-from nexusd.sync.sending import Sending
+from nexusd.sync.sending import Done, Sending
 from nexusd.sync.setbacks import Setbacks
 from nexusd.sync.throughput import Throughput
+from nexusd.sync.under_way import UnderWay
 from nexusd.sync.waiting import Waiting
 
 MAX_IDLE_S = 30.0  # the clock may be set: a row whose time has come is found by then in any case
@@ -112,8 +115,8 @@ class OutboxWorker:
         self._waiting = Waiting(store, lambda: self.complete, queue)
         self._throughput = Throughput(clock)
         self._claim_rows = config.batch_size
-        self._under_way: frozenset[int] = frozenset()  # seqs that are being sent
-        self._send: asyncio.Task[None] | None = None
+        self._under_way = UnderWay(self._work.set)
+        self._at_index = asyncio.Lock()  # its waiters go in the order in which they came
         self._log = structlog.get_logger("nexusd.outbox")
         self._deliver_to(model, collections)
 
@@ -160,8 +163,7 @@ class OutboxWorker:
     async def paused(self) -> AsyncIterator[None]:
         """While this is open nothing is claimed or under way."""
         async with self._delivering:
-            if self._send is not None:
-                await asyncio.wait([self._send])  # how it ended is for `run` to learn
+            await self._under_way.quiet()
             yield
 
     def adopt(self, model: KeyedModel, collections: Collections, *, prepared: bool = False) -> None:
@@ -184,7 +186,7 @@ class OutboxWorker:
                     await self._turn()
                     refused = 0
                 except (Busy, DiskFull, ReadOnly) as error:
-                    await self._abandon()
+                    await self._under_way.abandon()
                     left_over = True
                     refused += 1
                     if refused == 1:
@@ -192,17 +194,16 @@ class OutboxWorker:
                     self._resting.set()
                     await asyncio.sleep(backoff_s(refused, MAX_STORE_PAUSE_S, self._chance))
         finally:
-            await self._abandon()
+            await self._under_way.abandon()
 
     async def _turn(self) -> None:
         """One claim, or one rest."""
         self._resting.clear()
         self._work.clear()  # before the claim: a commit after it must wake us
         self._index_up.clear()
-        if self._send is not None and self._send.done():
-            await self._sent()
+        await self._under_way.look()
         if (pause_s := self.index_breaker.pause_left_s) > 0:
-            await self._sent()
+            await self._under_way.all_ended()
             await self._pause(pause_s, self._index_up)
             return
         if self._setbacks.gave_back:  # the embedder is away: what needs no embedding goes on, at an easy pace
@@ -212,7 +213,7 @@ class OutboxWorker:
                 await asyncio.sleep(pause_s)
         refused_due = self._collections.trouble and self._clock.monotonic_s() >= self._refused_again_s
         if refused_due or not (self._prepared and self._collections.intact()):
-            await self._sent()
+            await self._under_way.all_ended()
             if not await self._prepare():
                 return
         await self._hasten()
@@ -222,10 +223,10 @@ class OutboxWorker:
         due_ms = self._store.peek(next_due_ms, now_ms, self._max_backoff_ms, collections, queue=self._queue)
         if due_ms == 0 and await self._claim(now_ms):
             return
-        if self._send is not None:
+        if self._under_way:
             if due_ms == 0:  # rows that changed while they are being sent
-                await self._sent()
-            await self._work.wait()  # for more to do meanwhile, or its end
+                await self._under_way.all_ended()
+            await self._work.wait()  # for more to do meanwhile, or an end
             return
         self._index_answers()
         self._waiting.announce()  # who waits for rows that went with a claim that was cut short learns it here
@@ -239,17 +240,14 @@ class OutboxWorker:
             self._behind = True
             entries = await self._store.write(
                 claim_batch, self._claim_rows, now_ms, self._max_backoff_ms, self._collections.usable,
-                turn=self.turns, passed_over=self._under_way, queue=self._queue,
+                turn=self.turns, passed_over=self._under_way.seqs, queue=self._queue,
             )
             if not entries:
                 return False
             self._reached("claimed")
             began_s = self._clock.monotonic_s()
             loads = await self._preparing.prepare(entries)
-            await self._sent()
-            self._under_way = frozenset(entry.seq for entry in entries)
-            self._send = asyncio.create_task(self._send_all(loads), name="outbox:send")
-            self._send.add_done_callback(lambda _: self._work.set())
+            await self._under_way.begin(partial(self._send, loads), frozenset(entry.seq for entry in entries))
             whole = sum(len(load.entries) for load in loads) == len(entries)
             self._pace(len(entries), self._clock.monotonic_s() - began_s, whole=whole)
             return True
@@ -261,27 +259,15 @@ class OutboxWorker:
         elif took_s < QUICK_S and rows == self._claim_rows:
             self._claim_rows = max(self._config.batch_size, min(2 * rows, LARGEST_CLAIM))
 
-    async def _send_all(self, loads: Sequence[Load]) -> None:
-        if self.index_breaker.pause_left_s > 0:  # it went away while these were prepared
-            await self._setbacks.release([entry for load in loads for entry in load.entries])
-        else:
-            await self._sending.send(loads)
+    async def _send(self, loads: Sequence[Load]) -> None:
+        done = Done()
+        async with self._at_index:
+            if self.index_breaker.pause_left_s > 0 or not self._prepared:  # it went away while these were prepared
+                await self._setbacks.release([entry for load in loads for entry in load.entries])
+            else:
+                done = await self._sending.send(loads)
+        await self._sending.strike_off(done)
         self._waiting.announce()
-
-    async def _sent(self) -> None:
-        """Until nothing is being sent."""
-        if self._send is not None:
-            try:
-                await self._send
-            finally:
-                self._send, self._under_way = None, frozenset()
-
-    async def _abandon(self) -> None:
-        """Nothing is being sent any more, however it ends."""
-        if self._send is not None:
-            self._send.cancel()
-            await asyncio.gather(self._send, return_exceptions=True)
-            self._send, self._under_way = None, frozenset()
 
     async def _hasten(self) -> None:
         """Let some of the rows that were given back be taken at once, if what they waited for is there."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.clock import ManualClock
@@ -17,7 +18,7 @@ from nexusd.index.index import Point
 from nexusd.model.episodes import NewEpisode, UpdateEpisode
 from nexusd.model.outbox import ListOutbox
 from nexusd.store.episodes import insert_episodes, update_episode
-from nexusd.store.outbox import list_outbox, requeue_collection
+from nexusd.store.outbox import finish_batch, list_outbox, requeue_collection
 
 pytestmark = pytest.mark.anyio
 TEXTS_PER_SECOND = 35
@@ -71,6 +72,37 @@ async def add_many(bench: Bench, count: int, what: str = "old") -> list[int]:
         new = [NewEpisode(session_id=bench.session, user_message=text, ai_response="ok") for text in texts]
         ids += [episode.id for episode in await bench.store.write(insert_episodes, new, NOW_MS)]
     return ids
+
+
+async def test_index_has_the_next_claim_while_the_one_before_is_struck_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CountingIndex(FakeIndex):
+        async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+            await super().upsert(collection, points)
+            got.extend(point.id for point in points)
+            if len(got) > 64:
+                second.set()
+
+    got: list[int] = []
+    second = asyncio.Event()
+    async with make_bench(tmp_path, index=CountingIndex()) as bench:
+        rows = await add_many(bench, 200)
+        write = bench.store.write
+        struck: list[int] = []
+
+        async def write_slowly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+            if function is finish_batch:
+                async with asyncio.timeout(20):
+                    await second.wait()
+                struck.append(len(args[0]))
+            return await write(function, *args, **named)
+
+        monkeypatch.setattr(bench.store, "write", write_slowly)
+        bench.start()
+        await bench.drained()
+        assert struck[0] == 64
+        assert sum(struck) == len(rows) == len(bench.held)
 
 
 @pytest.mark.parametrize(
