@@ -212,7 +212,8 @@ class MemorySearch:
             semantic_side.cancel()  # the words failed or the caller went away; otherwise it is done
         candidates = keyword.found | semantic.scores.keys()
         places, parts = await self._store.read(_look_closer, keyword, candidates)
-        ranked = rank(
+        ranked = await asyncio.to_thread(  # milliseconds, which the loop has for nobody
+            rank,
             places.keys(),
             Words(keyword.worths, parts),
             Meaning(semantic.scores, complete=not semantic.cut_off),

@@ -126,6 +126,7 @@ class _Adapter:
         dispatcher, method, principal = self._dispatcher, self._method, exchange.principal
         if self._gated and dispatcher.gate.state != "open" and not exchange.under_way:
             dispatcher.gate.check()
+        dispatcher.turns.notice(principal.client)
         if principal.grant is not None and not exchange.under_way:
             principal.grant.check(method.name)
         if _RANK[principal.role] < self._rank:

@@ -10,6 +10,7 @@ small enough for a newcomer to find little before it: what has begun is not inte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
@@ -54,7 +55,7 @@ class Lane:
 
     def try_enter(self, name: str, weight: int = 1) -> bool:
         """Enter at once, if it is this client's turn; whether it is."""
-        client = self._seen(name)
+        client = self.see(name)
         if client.waiting or not self._fits(client, weight):
             return False
         client.busy += weight
@@ -79,7 +80,8 @@ class Lane:
             if turn.done() and not turn.cancelled():    # its turn had just come
                 self.leave(name, weight)
             else:
-                client.waiting.remove((weight, turn))
+                with contextlib.suppress(ValueError):   # given up with one before, which passed it over
+                    client.waiting.remove((weight, turn))
                 self._go_on(client)     # it may have been too heavy for what waits behind it
             raise
 
@@ -100,7 +102,8 @@ class Lane:
         """Clients that are remembered."""
         return len(self._clients)
 
-    def _seen(self, name: str) -> _Client:
+    def see(self, name: str) -> _Client:
+        """This client is there, whether it enters or not."""
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = _Client()

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 PRESENT_S = 2.0     # a client counts as there for so long after its last message
-SLICE_S = 0.001     # of the loop in one go; a small request takes a tenth of it
+SLICE_S = 0.00005    # of the loop in one go: a small request or two, and whoever comes waits for no more
 LONG_S = 0.005      # a message that took this long was felt by everybody else
 # How many times as long as it took a client rests after one: at a hundred messages a second of somebody else's, one in
 # a hundred finds it in its way.

@@ -2,6 +2,9 @@
 
 Owns which calls count as what, how much of each one client may have under way, and the deadline of a call. Knows no
 method by name.
+
+Who asks for anything is there for calls of every sort: a read under way is felt by who writes, a long write by who
+reads, and both by a look-up that takes no turn at all.
 """
 
 from __future__ import annotations
@@ -36,6 +39,11 @@ class Turns:
     def set_limits(self, limits: LimitsConfig) -> None:
         """Calls that begin from now on have these deadlines."""
         self._limits = limits
+
+    def notice(self, client: str) -> None:
+        """This client asks for something."""
+        self._reads.see(client)
+        self._writes.see(client)
 
     @property
     def waiting(self) -> int:

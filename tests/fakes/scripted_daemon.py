@@ -10,13 +10,13 @@ import asyncio
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-Act = Callable[["ScriptedDaemon", asyncio.StreamWriter, dict[str, Any]], Awaitable[None]]
+Act = Callable[["ScriptedDaemon", asyncio.StreamWriter, dict[str, Any]], Coroutine[Any, Any, None]]
 
 WRITES = {"sessions.create", "episodes.create"}
 READS = {
@@ -202,11 +202,11 @@ class ScriptedDaemon:
 
     async def _listen(self) -> None:
         if self.tcp:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
             self.port = self._server.sockets[0].getsockname()[1]
         else:
             self.path.unlink(missing_ok=True)
-            self._server = await asyncio.start_unix_server(self._serve, self.path)
+            self._server = await asyncio.start_unix_server(self._connected, self.path)
 
     async def _vanish(self) -> None:
         if self._server is not None:
@@ -215,22 +215,30 @@ class ScriptedDaemon:
             writer.transport.abort()
 
     async def _end(self) -> None:
-        for _ in range(5):  # turns of the loop: a connection that was just taken is served, and then known
+        """A loop that ends before a connection has gone leaves its socket for whatever test comes next."""
+        for _ in range(5):  # turns of the loop: a connection that was just taken is known by then
             await asyncio.sleep(0)
-        await self._vanish()
-        for task in self._tasks:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        # a loop that ends before a connection has gone leaves its socket for whatever test comes next
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._opened:
+            writer.transport.abort()
         await asyncio.gather(*(writer.wait_closed() for writer in self._opened), return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Not a coroutine: from here on the connection is known, whether it has been served or not."""
         self.connections += 1
         self._writers.add(writer)
         self._opened.append(writer)
-        serving = asyncio.current_task()
-        assert serving is not None
-        self._tasks.add(serving)
+        self._begin(self._serve(reader, writer))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             buffered = b""
             while data := await reader.read(65536):
@@ -241,15 +249,12 @@ class ScriptedDaemon:
             pass
         finally:
             self._writers.discard(writer)
-            self._tasks.discard(serving)
             writer.close()
 
     def _take(self, writer: asyncio.StreamWriter, request: dict[str, Any]) -> None:
         acts = self.acts[request["method"]]
         act = acts.pop(0) if acts else ScriptedDaemon.behave
-        task = self._loop.create_task(act(self, writer, request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._begin(act(self, writer, request))
         with self._changed:
             self.received.append(request)
             self._changed.notify_all()

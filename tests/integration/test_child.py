@@ -40,6 +40,10 @@ try:
             channel.fail(id_, "too_hard", "this is too hard", limit=3)
         elif op == "die":
             os._exit(payload)
+        elif op == "die with":
+            for _ in range(payload):
+                channel.receive(None)
+            os._exit(7)
         elif op == "sleep":
             time.sleep(payload)
             channel.reply(id_, None)
@@ -110,7 +114,7 @@ async def test_a_child_that_dies_fails_every_waiting_call_and_is_started_again(c
         first = child.pid
         began = time.monotonic()
         answers = await asyncio.gather(
-            child.call("die", 7, timeout_s=20),
+            child.call("die with", 5, timeout_s=20),  # when all wait: a later one waits for the next child
             *(child.call("echo", n, timeout_s=20) for n in range(5)),
             return_exceptions=True,
         )

@@ -24,7 +24,7 @@ from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.gate import Gate
 from nexusd.wire.listeners import MAX_REFUSALS_WAITING, Server
 from nexusd.wire.methods import Call, Method, MethodTable
-from nexusd.wire.turns import READS_ALONE, WRITES_ALONE
+from nexusd.wire.turns import READS_ALONE, READS_SHARED, WRITES_ALONE
 
 pytestmark = pytest.mark.anyio
 BUSY = -32004
@@ -145,7 +145,24 @@ async def test_a_call_begins_although_another_client_has_asked_for_far_more_than
     quiet.send("read")
     await house.have_begun(READS_ALONE + 1)
     assert house.begun == READS_ALONE + 1, "the noisy client waits behind itself"
+    async with asyncio.timeout(20):
+        while house.dispatcher.turns.waiting < 4 * 32 - READS_ALONE:  # beside another it is read a little at a time
+            await asyncio.sleep(0.001)
+    assert house.begun == READS_ALONE + 1
     assert house.dispatcher.turns.waiting == 4 * 32 - READS_ALONE
+
+
+async def test_a_look_up_that_takes_no_turn_holds_the_reads_of_another_to_their_share(
+    houses: list[House], tmp_path: Path
+) -> None:
+    house = await opened(houses, tmp_path)
+    quiet = await house.unix()
+    assert (await quiet.ask("ping"))["result"] == "pong"
+    (await house.tcp()).send("read", 32)
+    async with asyncio.timeout(20):
+        while house.dispatcher.turns.waiting < 32 - READS_SHARED // 2:
+            await asyncio.sleep(0.001)
+    assert house.begun == READS_SHARED // 2
 
 
 async def test_writes_of_one_client_leave_room_for_those_of_another_and_long_ones_weigh_more(

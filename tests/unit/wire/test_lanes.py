@@ -49,6 +49,31 @@ async def test_a_client_that_is_alone_has_the_whole_lane_and_the_rest_waits_in_o
     await end(tasks)
 
 
+async def test_all_that_wait_may_be_given_up_in_one_moment() -> None:
+    lane = make()
+    lane.see("other")  # the share is one now: each that goes lets the next one try
+    tasks = entering(lane, "noisy", 20)
+    assert await entered(tasks) == 1
+    lane.leave("noisy")
+    for task in tasks:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[2:]] == [asyncio.CancelledError] * 18
+    assert lane.waiting == 0
+
+
+async def test_a_client_that_was_only_seen_counts_as_there() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    lane.see("quiet")
+    noisy = entering(lane, "noisy", 20)
+    assert await entered(noisy) == 1
+    clock.advance(2 * PRESENT_S)
+    lane.leave("noisy")
+    assert await entered(noisy) == 1 + ALONE
+    await end(noisy)
+
+
 async def test_a_newcomer_begins_at_once_and_the_other_is_held_to_its_share_from_then_on() -> None:
     lane = make()
     noisy = entering(lane, "noisy", 20)
