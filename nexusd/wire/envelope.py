@@ -8,7 +8,6 @@ that had a valid id, keeps that id.
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, Final
 
 import jiter
@@ -17,9 +16,12 @@ from msgspec import Struct
 from nexusd.errors import InvalidRequest, ParseError, RpcError, TooLarge
 
 # JSON has no bound on numbers, we do: one that became infinite would be stored as null, and integers past 64
-# bits fit neither SQLite nor the encoder. Either needs at least 19 digits in a row, or 3 in the exponent.
-_MAYBE_HUGE_NUMBER = re.compile(rb"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
+# bits fit neither SQLite nor the encoder. Either needs at least 19 digits in a row, or 3 in the exponent: looked for
+# where every digit is a 0, which takes a tenth of a regular expression's time.
+_DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG, _RAISED, _RAISED_PLUS = b"0" * 19, b"0e000", b"0e+000"
 _MAX_INTEGER = 2**63 - 1
+_CONTAINERS = frozenset({dict, list})
 
 # Parsing holds the interpreter's lock, so that a thread of its own would hold up everybody just as well: what takes
 # too long has to be refused before. A list or an object costs as much as so many numbers.
@@ -96,8 +98,11 @@ def parse_json(data: bytes, *, max_depth: int, max_values: int = DEFAULT_MAX_VAL
             raise TooLarge(TOO_DEEP) from None
         raise ParseError(f"The message is not valid JSON: {_shortened(str(error))}") from None
     # Walking is for the few messages whose bytes say that it may find something.
-    if data.count(b"[") + data.count(b"{") > max_depth or _MAYBE_HUGE_NUMBER.search(data):
-        _check_values(value, max_depth)
+    if data.count(b"[") + data.count(b"{") > max_depth:
+        _check_depth(value, max_depth)
+    plain = data.translate(_DIGITS_ALIKE)
+    if _LONG in plain or _RAISED in plain or _RAISED_PLUS in plain:
+        _check_numbers(value)
     return value
 
 
@@ -120,13 +125,27 @@ def _shortened(complaint: str) -> str:
     return complaint if len(complaint) <= MAX_COMPLAINT else f"{complaint[:100]}...{complaint[-60:]}"
 
 
-def _check_values(value: Any, levels_left: int) -> None:
-    """Hold depth and number range. Recursion is bounded by the parser's own limit on nesting."""
-    if isinstance(value, dict | list):
-        if levels_left == 0:
+def _check_depth(value: Any, max_depth: int) -> None:
+    """Hold the depth, level by level: of what is no container, which is nearly all, only the class is looked at."""
+    level: list[Any] = [value] if value.__class__ in _CONTAINERS else []
+    depth = 0
+    while level:
+        if depth == max_depth:
             raise TooLarge(TOO_DEEP)
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if outer.__class__ is dict else outer)
+            if inner.__class__ in _CONTAINERS
+        ]
+
+
+def _check_numbers(value: Any) -> None:
+    """Hold the range of numbers. Recursion is bounded by the depth, which was looked at before."""
+    if isinstance(value, dict | list):
         for element in value.values() if isinstance(value, dict) else value:
-            _check_values(element, levels_left - 1)
+            _check_numbers(element)
     elif isinstance(value, float):
         if math.isinf(value):
             raise ParseError("The message holds a number that is out of range.")
