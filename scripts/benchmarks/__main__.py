@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+import authentication
 import paired
 import recall
 from baseline import bare_creates_per_second, drop_outbox_triggers
@@ -399,9 +400,19 @@ def measure_export(options: Options, report: Report) -> None:
                    f"{len(seconds)} runs, {min(seconds):.2f} to {max(seconds):.2f} s")
 
 
+def measure_authentication(options: Options, report: Report) -> None:
+    """Look-ups with a token and without, in pairs of short turns."""
+    for cost in authentication.authentication_costs(options.work / "auth", TCP, options.seconds):
+        lost, pairs = cost.throughput_lost, len(cost.open_rates)
+        report.add(f"{cost.what} with a token, throughput lost", f"{lost:+.1%}",
+                   f"under {authentication.AIM:.0%}; median of {pairs} pairs", holds=lost < authentication.AIM)
+        report.add("  processor time of the daemon added", f"{cost.processor_added:+.1%}",
+                   f"{median(cost.open_us):.1f} -> {median(cost.token_us):.1f} us a request")
+
+
 PARTS = {
     "small": measure_small_store, "large": measure_large_store, "outbox": measure_outbox, "fairness": measure_fairness,
-    "index": measure_index, "export": measure_export,
+    "index": measure_index, "export": measure_export, "auth": measure_authentication,
 }
 
 

@@ -25,6 +25,11 @@ class MeasuredDaemon:
         self._connection = self.connect()
         self._replies = self._connection.makefile("rb")
 
+    @property
+    def pid(self) -> int:
+        """Of the daemon's own process."""
+        return self._process.pid
+
     def connect(self) -> socket.socket:
         """A new connection."""
         connection = socket.socket(socket.AF_UNIX)

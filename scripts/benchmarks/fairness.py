@@ -86,7 +86,7 @@ NOISES: dict[str, tuple[Noise, int, int]] = {  # with the connections, and the r
 }
 
 
-ECHO = [line("system.ping", {})]
+ECHO = [line("health", {})]
 
 
 def quiet_requests() -> dict[str, list[bytes]]:
