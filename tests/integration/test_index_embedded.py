@@ -98,8 +98,9 @@ async def versions(index: EmbeddedIndex) -> dict[int, int]:
 class Writers:
     """Writers that go on for ever, and what they know: acknowledged, and tried since then."""
 
-    def __init__(self, index: EmbeddedIndex, *, ids: int = 400) -> None:
+    def __init__(self, index: EmbeddedIndex, *, ids: int = 400, pause_s: float = 0.0) -> None:
         self.index = index
+        self.pause_s = pause_s
         self.ids = ids
         self.acknowledged: dict[int, int] = {}  # 0: deleted
         self.tried: dict[int, set[int]] = {}
@@ -127,6 +128,7 @@ class Writers:
                 for id_ in ids:
                     self.acknowledged[id_] = new
                     self.tried[id_].clear()
+                await asyncio.sleep(self.pause_s)
 
     def contradicts(self, found: dict[int, int]) -> list[tuple[int, int, int | None]]:
         """Ids whose state in the index is neither what was acknowledged last nor what was tried after it."""
@@ -138,8 +140,10 @@ class Writers:
 
 
 @asynccontextmanager
-async def writing(index: EmbeddedIndex, count: int = 3, *, ids: int = 400) -> AsyncIterator[Writers]:
-    writers = Writers(index, ids=ids)
+async def writing(
+    index: EmbeddedIndex, count: int = 3, *, ids: int = 400, pause_s: float = 0.0
+) -> AsyncIterator[Writers]:
+    writers = Writers(index, ids=ids, pause_s=pause_s)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(writers.write(seed, of=count)) for seed in range(count)]
         yield writers
@@ -377,7 +381,8 @@ async def test_a_crash_at_any_step_of_a_rebuild_leaves_one_valid_shard_with_ever
 ) -> None:
     monkeypatch.setenv("NEXUSD_TEST_DIES_AT", step)
     async with opened(tmp_path, rebuild_after=300, module=dying_child) as index:
-        async with writing(index) as writers:
+        # with a pause: the rebuild, which gives way to whatever is asked, comes to its end sooner
+        async with writing(index, pause_s=0.01) as writers:
             await until((tmp_path / f"died-at-{step}").exists)
             valid = valid_shard(tmp_path)
             assert valid == ("shard-2" if step in {"named", "adopted", "removed"} else "shard-1")
