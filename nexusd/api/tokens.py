@@ -139,6 +139,7 @@ class TokensApi:
                 result=LoggedIn,
                 handler=self.log_in,
                 role="none",
+                waits=True,     # where the token is wrong: whoever comes from the same address need not
                 errors=(Unauthenticated,),
             ),
             Method(

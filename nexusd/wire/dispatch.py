@@ -126,13 +126,14 @@ class _Adapter:
         dispatcher, method, principal = self._dispatcher, self._method, exchange.principal
         if self._gated and dispatcher.gate.state != "open" and not exchange.under_way:
             dispatcher.gate.check()
-        dispatcher.turns.notice(principal.client)
         if principal.grant is not None and not exchange.under_way:
             principal.grant.check(method.name)
         if _RANK[principal.role] < self._rank:
             if principal.role == "none":
                 raise Unauthenticated(MISSING)
             raise Forbidden(f"{method.name} needs the role {method.role}; {principal.name} has {principal.role}.")
+        if principal.role != "none":    # strangers are let in to log in, not to slow others down
+            dispatcher.turns.notice(principal.client)
         given = exchange.params
         if exchange.key is not None and method.mutates:
             given = _with_key(given, exchange.key, self._positions)
