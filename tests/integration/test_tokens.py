@@ -239,7 +239,7 @@ async def test_who_shows_wrong_tokens_waits_longer_each_time_and_who_shows_the_r
 async def test_strangers_that_knock_leave_a_client_all_that_it_has_alone(house: House) -> None:
     lines = await house.lines(await house.token())
     assert await lines.ask("notes.ping") == "pong"
-    reads = house.dispatcher.turns._reads  # noqa: SLF001 - who is there has no other face
+    reads = house.dispatcher.turns._reads  # who is there has no other face
     before = reads.clients
     stranger = await house.lines()
     assert (await stranger.ask("notes.ping"))[0] == "unauthenticated"
