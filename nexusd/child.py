@@ -60,6 +60,7 @@ class ChildProcess:
         """`on_running` is told when calls are taken, and when they are not any more; not of the close."""
         self.name = name
         self.restarts = 0
+        self.has_ended = False  # a process of it, at least once
         self.last_error = ""
         self._fault = ""        # what this run of it ended with
         self._module = module
@@ -102,7 +103,7 @@ class ChildProcess:
             raise ChildUnavailable(f"{self.name} is stopping")
         self.start()
         if self._writer is not None and self._writer.is_closing():
-            self._up.clear()  # it ended this very moment, and nobody here had a turn yet to notice: wait for the next
+            self._take_no_calls()  # it ended this moment, and nobody had a turn yet to notice: wait for the next
         deadline = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):  # not wait_for: until 3.12 it can swallow a cancellation
@@ -138,7 +139,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         """End the process now; it will be started again. Calls made from here on wait for the next one."""
-        self._up.clear()
+        self._take_no_calls()
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # it was faster
                 self._process.kill()
@@ -213,7 +214,7 @@ class ChildProcess:
             await receiving
         finally:
             # `close` may cancel us at the await below: whoever waits is told before it
-            self._up.clear()
+            self._take_no_calls()
             if not self._closing:  # `close` gives it a moment to end well
                 self._tell(running=False)
                 self.kill()
@@ -224,6 +225,10 @@ class ChildProcess:
             process, self._process = self._process, None
             returncode = await process.wait()
             self.last_error = self._fault = self._fault or f"ended with {returncode}"
+
+    def _take_no_calls(self) -> None:
+        self._up.clear()
+        self.has_ended = True
 
     def _tell(self, *, running: bool) -> None:
         if self._on_running is not None and running != self._told_running:
@@ -257,5 +262,5 @@ class ChildProcess:
             return
         finally:
             # at once: `on_started` may be among those who wait, and nobody may ask a child that is gone
-            self._up.clear()
+            self._take_no_calls()
             self._fail_waiting()

@@ -29,7 +29,7 @@ class LocalReranker:
         self._log = structlog.get_logger("nexusd.reranker")
         self._under_way: set[asyncio.Task[list[float]]] = set()
         self._trouble = ""
-        self._was_up = False
+        self._closed = False
         self._child = ChildProcess(
             "reranker", "nexusd.embedding.rerank_process", [config.model or "", str(config.threads)],
             on_started=self._load,
@@ -64,13 +64,16 @@ class LocalReranker:
             return RerankerHealth("unavailable", self._trouble, restarts, process_ids)
         if self._child.running:
             return RerankerHealth("ready", "", restarts, process_ids)
-        if self._was_up or restarts:
+        if self._closed:
+            return RerankerHealth("unavailable", "stopped", restarts, process_ids)
+        if self._child.has_ended:
             detail = f"its process is being restarted: {self._child.last_error or 'it has just ended'}"
             return RerankerHealth("unavailable", detail, restarts, process_ids)
         return RerankerHealth("loading", "", restarts, process_ids)
 
     async def close(self) -> None:
         """End the child; what is under way fails."""
+        self._closed = True
         await self._child.close()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
@@ -101,4 +104,3 @@ class LocalReranker:
         else:
             self._trouble = ""
             self._log.info("reranker loaded", seconds=round(self._clock.monotonic_s() - began_s, 2))
-        self._was_up = True

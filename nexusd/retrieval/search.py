@@ -211,15 +211,7 @@ class MemorySearch:
         finally:
             semantic_side.cancel()  # the words failed or the caller went away; otherwise it is done
         candidates = keyword.found | semantic.scores.keys()
-        places, parts = await self._store.read(_look_closer, keyword, candidates)
-        ranked = await asyncio.to_thread(  # milliseconds, which the loop has for nobody
-            rank,
-            places.keys(),
-            Words(keyword.worths, parts),
-            Meaning(semantic.scores, complete=not semantic.cut_off),
-            places,
-            question.weighing,
-        )
+        places, ranked = await self._store.read(_look_closer, keyword, semantic, candidates, question.weighing)
         dropped = [key for key in semantic.scores if key not in places]
         return Found(keyword, semantic, ranked, dropped, len(candidates - places.keys()), keyword_s)
 
@@ -289,16 +281,21 @@ class MemorySearch:
         )
 
 
-def _look_closer(db: Connection, keyword: KeywordAnswer, candidates: Set[Key]) -> tuple[dict[Key, Place], Parts]:
-    """Where the candidates stand, and what they and their neighbours hold of the query.
+def _look_closer(
+    db: Connection, keyword: KeywordAnswer, semantic: SemanticAnswer, candidates: Set[Key], weighing: Weighing
+) -> tuple[dict[Key, Place], list[Ranked]]:
+    """Where the candidates stand, and their order by what they and their neighbours hold of the query.
 
+    The order, too, is made on the reader's thread: it takes milliseconds, which the loop has for nobody.
     Neighbours are no candidates themselves: that found 1.4 points more among the first ten where words alone answer,
     but a search by words then answers exchanges that hold none of them.
     """
     places = place_memories(db, candidates)
-    if not keyword.terms:
-        return places, {}
-    return places, measure_words(db, keyword, places.keys() | _around(places, places.keys()))
+    parts: Parts = {}
+    if keyword.terms:
+        parts = measure_words(db, keyword, places.keys() | _around(places, places.keys()))
+    words, meaning = Words(keyword.worths, parts), Meaning(semantic.scores, complete=not semantic.cut_off)
+    return places, rank(places.keys(), words, meaning, places, weighing)
 
 
 def _around(places: Mapping[Key, Place], keys: Iterable[Key]) -> set[Key]:

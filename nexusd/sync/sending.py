@@ -81,16 +81,18 @@ class Sending:
         self._away = False
         self._log = structlog.get_logger("nexusd.outbox")
 
-    async def send(self, loads: Sequence[Load]) -> Done:
-        """Every row of the loads is answered, to be struck off, or was given back, postponed or buried."""
+    async def send(self, loads: Sequence[Load], done: Done) -> None:
+        """Every row of the loads is in `done`, to be struck off, or was given back, postponed or buried.
+
+        Raises:
+            Busy, DiskFull, ReadOnly: the store did not take one of the latter; what is in `done` arrived for all that.
+        """
         self._away = False
-        done = Done()
         waiting = deque(loads)
         while waiting and not self._away:
             await self._send_load(waiting.popleft(), done)
         if waiting:
             await self._setbacks.release([entry for load in waiting for entry in load.entries])
-        return done
 
     async def strike_off(self, done: Done) -> None:
         """These rows owe the index nothing any more; those that have changed meanwhile stay."""

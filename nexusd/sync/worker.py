@@ -265,7 +265,11 @@ class OutboxWorker:
             if self.index_breaker.pause_left_s > 0 or not self._prepared:  # it went away while these were prepared
                 await self._setbacks.release([entry for load in loads for entry in load.entries])
             else:
-                done = await self._sending.send(loads)
+                try:
+                    await self._sending.send(loads, done)
+                except (Busy, DiskFull, ReadOnly):
+                    await self._sending.strike_off(done)
+                    raise
         await self._sending.strike_off(done)
         self._waiting.announce()
 

@@ -132,7 +132,8 @@ class _Adapter:
             if principal.role == "none":
                 raise Unauthenticated(MISSING)
             raise Forbidden(f"{method.name} needs the role {method.role}; {principal.name} has {principal.role}.")
-        if principal.role != "none":    # strangers are let in to log in, not to slow others down
+        # Strangers are let in to log in, and whoever looks whether we live feels nothing of what others ask.
+        if self._gated and principal.role != "none":
             dispatcher.turns.notice(principal.client)
         given = exchange.params
         if exchange.key is not None and method.mutates:

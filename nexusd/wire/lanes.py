@@ -106,6 +106,7 @@ class Lane:
         """This client is there, whether it enters or not."""
         client = self._clients.get(name)
         if client is None:
+            self._count_present()   # or a lane that nobody enters would remember everybody
             client = self._clients[name] = _Client()
             self._present = len(self._clients)
         client.seen_s = self._now_s()

@@ -3,18 +3,23 @@
 Owns the account of what each client's messages cost the loop, and when it has its next turn. Knows no message.
 
 A client that is alone is not held up. As soon as another one is there, one that used up its slice lets the others pass
-first, and after a single message that took long it rests: such a message holds up everybody, so it has to be rare.
+first, and rests for as long as it took for each of them; after a single message that took long it rests for far longer:
+such a message holds up everybody, so it has to be rare.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 
 PRESENT_S = 2.0     # a client counts as there for so long after its last message
-SLICE_S = 0.00005    # of the loop in one go: a small request or two, and whoever comes waits for no more
+COUNTED_FOR_S = 0.25    # who is there no more is noticed by then
+SLICE_ALONE_S = 0.001   # of the loop in one go: a newcomer's first message waits for no more
+SLICE_S = 0.00005       # beside others: a small request or two
+SHORTEST_REST_S = 0.001     # the loop's timers have whole milliseconds: shorter rests are saved up
 LONG_S = 0.005      # a message that took this long was felt by everybody else
 # How many times as long as it took a client rests after one: at a hundred messages a second of somebody else's, one in
 # a hundred finds it in its way.
@@ -27,9 +32,10 @@ class Share:
 
     def __init__(self, shares: Shares) -> None:
         self.connections = 0
-        self.seen_s = 0.0
+        self.seen_s = -math.inf
         self._shares = shares
         self._used_s = 0.0              # of the slice
+        self._owed_s = 0.0              # of rest
         self._waiting: deque[Callable[[], None]] = deque()
         self._next: asyncio.Handle | None = None
 
@@ -40,20 +46,23 @@ class Share:
 
     def took(self, seconds: float) -> None:
         """One of its messages was looked at, and perhaps answered."""
-        self.seen_s = self._shares.now_s()
+        others = self._shares.others_than(self)
         self._used_s += seconds
-        if self._used_s < SLICE_S or self._next is not None:
+        if self._used_s < (SLICE_S if others else SLICE_ALONE_S) or self._next is not None:
             return
         used_s, self._used_s = self._used_s, 0.0
-        others = self._shares.others_than(self)
-        if not others:
-            rest_s = 0.0
-        elif used_s >= LONG_S:
-            rest_s = min(LONGEST_REST_S, REST * used_s)
-        else:
-            rest_s = others * used_s
+        rest_s = self._rest_after(used_s, others)
         loop = self._shares.loop
         self._next = loop.call_later(rest_s, self._go_on) if rest_s else loop.call_soon(self._go_on)
+
+    def _rest_after(self, used_s: float, others: int) -> float:
+        if used_s >= LONG_S and others:
+            return min(LONGEST_REST_S, REST * used_s)
+        self._owed_s = self._owed_s + others * used_s if others else 0.0
+        if self._owed_s < SHORTEST_REST_S:
+            return 0.0
+        rest_s, self._owed_s = self._owed_s, 0.0
+        return rest_s
 
     def wait(self, function: Callable[[], None]) -> None:
         """Call it when there is time again; in the order in which they come."""
@@ -80,6 +89,8 @@ class Shares:
         self.loop = loop
         self.now_s = now_s
         self._shares: dict[str, Share] = {}
+        self._present = 0
+        self._counted_s = -math.inf
 
     def join(self, client: str) -> Share:
         """The share of a client that has one more connection."""
@@ -100,6 +111,12 @@ class Shares:
             del self._shares[client]
 
     def others_than(self, share: Share) -> int:
-        """How many other clients are there."""
-        since_s = self.now_s() - PRESENT_S
-        return sum(other.seen_s >= since_s for other in self._shares.values() if other is not share)
+        """How many other clients are there. This one is seen: it asks for something."""
+        now_s = self.now_s()
+        if share.seen_s < now_s - PRESENT_S:
+            self._present += 1
+        share.seen_s = now_s
+        if now_s - self._counted_s >= COUNTED_FOR_S:    # not with every message: there may be thousands
+            self._counted_s = now_s
+            self._present = sum(other.seen_s >= now_s - PRESENT_S for other in self._shares.values())
+        return max(0, self._present - 1)

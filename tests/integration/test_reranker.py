@@ -70,6 +70,23 @@ async def test_process_that_died_is_told_and_started_again(tmp_path: Path) -> No
         assert reranker.health().restarts == 1
     finally:
         await reranker.close()
+    assert (reranker.health().state, reranker.health().detail) == ("unavailable", "stopped")
+
+
+async def test_process_that_dies_while_it_loads_is_no_longer_loading(tmp_path: Path) -> None:
+    reranker = await local(write_model_directory(tmp_path / "model", WORDS))
+    try:
+        async with asyncio.timeout(30):
+            while not (process_ids := reranker.health().process_ids):
+                await asyncio.sleep(0)
+        assert reranker.health().state == "loading"
+        os.kill(process_ids[0], signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while reranker.health().state == "loading" and reranker.health().process_ids == process_ids:
+                await asyncio.sleep(0)
+        assert reranker.health().state == "unavailable"
+    finally:
+        await reranker.close()
 
 
 async def test_directory_without_a_model_is_an_answer_and_no_crash(tmp_path: Path) -> None:

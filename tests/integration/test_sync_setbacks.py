@@ -15,10 +15,10 @@ from fakes.index import FakeIndex
 from harness.outbox_bench import NOW_MS, Bench, make_bench
 
 from nexusd.embedding.embedder import EmbedderDied, Vector
-from nexusd.errors import DiskFull
+from nexusd.errors import BadContent, DiskFull
 from nexusd.index.index import IndexDied, Point
 from nexusd.store.episodes import delete_episode
-from nexusd.store.outbox import finish_batch, requeue_collection
+from nexusd.store.outbox import bury, finish_batch, requeue_collection
 from nexusd.sync import worker as worker_module
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +49,30 @@ def refuse_writes(bench: Bench, monkeypatch: pytest.MonkeyPatch, which: Callable
 
     monkeypatch.setattr(bench.store, "write", writing)
     return refused
+
+
+async def test_what_arrived_is_struck_off_although_the_store_refuses_a_later_row_of_the_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Particular(FakeIndex):
+        async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+            if collection.startswith("vectors"):
+                raise BadContent("no")
+            await super().upsert(collection, points)
+            sent.extend(point.id for point in points)
+
+    sent: list[int] = []
+    async with make_bench(tmp_path, index=Particular(), batch_size=512) as bench:
+        for n in range(20):
+            await bench.entity(f"entity {n}")
+        await bench.text("key", "nobody wants it")
+        for n in range(20):
+            await bench.add(f"exchange {n}")
+        refused = refuse_writes(bench, monkeypatch, lambda function: function is bury and len(refused) < 3)
+        bench.start()
+        await bench.drained()
+        assert len(refused) == 3
+        assert len(sent) == 40
 
 
 async def test_what_could_not_be_struck_off_goes_again_when_there_is_room(

@@ -57,7 +57,8 @@ class House:
         self.door = asyncio.Event()
         table = MethodTable()
         table.register([
-            Method("ping", "s", NoParams, str, self.ping, "read"),
+            Method("ping", "s", NoParams, str, self.ping, "read", immediate=True),
+            Method("health", "s", NoParams, str, self.ping, "none", immediate=True),
             Method("read", "s", NoParams, str, self.behind_door, "read"),
             Method("write", "s", Write, str, self.behind_door, "write", mutates=True),
         ])
@@ -66,7 +67,7 @@ class House:
         self.server = Server(self.dispatcher, config, path)
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def ping(self, _call: Call, _params: NoParams) -> str:
+    def ping(self, _call: Call, _params: NoParams) -> str:
         return "pong"
 
     async def behind_door(self, _call: Call, _params: Any) -> str:
@@ -163,6 +164,15 @@ async def test_a_look_up_that_takes_no_turn_holds_the_reads_of_another_to_their_
         while house.dispatcher.turns.waiting < 32 - READS_SHARED // 2:
             await asyncio.sleep(0.001)
     assert house.begun == READS_SHARED // 2
+
+
+async def test_whoever_asks_whether_we_live_takes_nothing_from_who_is_alone(
+    houses: list[House], tmp_path: Path
+) -> None:
+    house = await opened(houses, tmp_path)
+    assert (await (await house.unix()).ask("health"))["result"] == "pong"
+    (await house.tcp()).send("read", 32)
+    await house.have_begun(READS_ALONE)
 
 
 async def test_writes_of_one_client_leave_room_for_those_of_another_and_long_ones_weigh_more(

@@ -74,6 +74,15 @@ async def test_a_client_that_was_only_seen_counts_as_there() -> None:
     await end(noisy)
 
 
+async def test_who_was_only_seen_is_forgotten_in_a_lane_that_nobody_enters() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    for n in range(1000):
+        clock.advance(PRESENT_S)
+        lane.see(f"client {n}")
+    assert lane.clients <= 2
+
+
 async def test_a_newcomer_begins_at_once_and_the_other_is_held_to_its_share_from_then_on() -> None:
     lane = make()
     noisy = entering(lane, "noisy", 20)

@@ -6,7 +6,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from nexusd.wire.shares import LONG_S, LONGEST_REST_S, PRESENT_S, REST, SLICE_S, Shares
+from nexusd.wire.shares import (
+    COUNTED_FOR_S,
+    LONG_S,
+    LONGEST_REST_S,
+    PRESENT_S,
+    REST,
+    SHORTEST_REST_S,
+    SLICE_ALONE_S,
+    SLICE_S,
+    Shares,
+)
 
 
 class Timer:
@@ -48,7 +58,7 @@ def make() -> tuple[Shares, Loop]:
 def test_one_that_is_alone_lets_only_the_loop_turn() -> None:
     shares, loop = make()
     share = shares.join("noisy")
-    share.took(SLICE_S / 2)
+    share.took(SLICE_ALONE_S / 2)
     assert not share.is_spent
     share.took(10.0)
     assert share.is_spent
@@ -61,8 +71,49 @@ def test_beside_others_it_lets_as_much_time_pass_for_each_of_them_as_it_took() -
     noisy = shares.join("noisy")
     for name in ("quiet", "other"):
         shares.join(name).took(0.0)
-    noisy.took(2 * SLICE_S)
-    assert round(loop.run(), 6) == 4 * SLICE_S
+    noisy.took(SHORTEST_REST_S)
+    assert round(loop.run(), 6) == 2 * SHORTEST_REST_S
+
+
+def test_rests_that_are_too_short_for_the_loops_timers_are_saved_up() -> None:
+    shares, loop = make()
+    noisy = shares.join("noisy")
+    shares.join("quiet").took(0.0)
+    used_s = rested_s = 0.0
+    for _ in range(1000):
+        noisy.took(SLICE_S)
+        used_s += SLICE_S
+        assert noisy.is_spent, "the others come first after each slice"
+        waited_s = loop.run()
+        assert waited_s == 0.0 or waited_s >= SHORTEST_REST_S
+        rested_s += waited_s
+        shares.join("quiet").took(0.0)
+    assert abs(rested_s - used_s) <= SHORTEST_REST_S
+
+
+def test_one_that_is_alone_again_owes_no_rest() -> None:
+    shares, loop = make()
+    noisy = shares.join("noisy")
+    shares.join("quiet").took(0.0)
+    noisy.took(SHORTEST_REST_S - SLICE_S)
+    assert loop.run() == 0.0
+    loop.now_s += PRESENT_S + 1
+    noisy.took(SLICE_ALONE_S)
+    assert loop.run() == 0.0
+    shares.join("quiet").took(0.0)
+    noisy.took(SLICE_S)
+    assert loop.run() == 0.0
+
+
+def test_how_many_are_there_is_known_without_looking_at_each_with_every_message() -> None:
+    shares, loop = make()
+    clients = [shares.join(f"{n}") for n in range(100)]
+    for n, client in enumerate(clients):
+        client.took(0.0)
+        assert shares.others_than(client) == n, "who comes counts at once"
+    loop.now_s += PRESENT_S + COUNTED_FOR_S
+    assert shares.others_than(clients[0]) == 0
+    assert shares.others_than(clients[1]) == 1
 
 
 def test_a_message_that_took_long_is_followed_by_a_rest_that_has_an_end() -> None:
