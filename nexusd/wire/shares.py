@@ -2,9 +2,9 @@
 
 Owns the account of what each client's messages cost the loop, and when it has its next turn. Knows no message.
 
-A client that is alone is not held up. As soon as another one is there, one that used up its slice lets the others pass
-first, and rests for as long as it took for each of them; after a single message that took long it rests for far longer:
-such a message holds up everybody, so it has to be rare.
+A client that is alone is hardly held up. As soon as another one is there, one that used up its slice lets the loop turn
+first: whoever else has something to do does as much. Time that nobody else wants is not kept from anybody; only after a
+single message that took long a client rests, since such a message holds up everybody and has to be rare.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ PRESENT_S = 2.0     # a client counts as there for so long after its last messag
 COUNTED_FOR_S = 0.25    # who is there no more is noticed by then
 SLICE_ALONE_S = 0.001   # of the loop in one go: a newcomer's first message waits for no more
 SLICE_S = 0.00005       # beside others: a small request or two
-SHORTEST_REST_S = 0.001     # the loop's timers have whole milliseconds: shorter rests are saved up
 LONG_S = 0.005      # a message that took this long was felt by everybody else
 # How many times as long as it took a client rests after one: at a hundred messages a second of somebody else's, one in
 # a hundred finds it in its way.
@@ -35,7 +34,6 @@ class Share:
         self.seen_s = -math.inf
         self._shares = shares
         self._used_s = 0.0              # of the slice
-        self._owed_s = 0.0              # of rest
         self._waiting: deque[Callable[[], None]] = deque()
         self._next: asyncio.Handle | None = None
 
@@ -51,18 +49,11 @@ class Share:
         if self._used_s < (SLICE_S if others else SLICE_ALONE_S) or self._next is not None:
             return
         used_s, self._used_s = self._used_s, 0.0
-        rest_s = self._rest_after(used_s, others)
         loop = self._shares.loop
-        self._next = loop.call_later(rest_s, self._go_on) if rest_s else loop.call_soon(self._go_on)
-
-    def _rest_after(self, used_s: float, others: int) -> float:
-        if used_s >= LONG_S and others:
-            return min(LONGEST_REST_S, REST * used_s)
-        self._owed_s = self._owed_s + others * used_s if others else 0.0
-        if self._owed_s < SHORTEST_REST_S:
-            return 0.0
-        rest_s, self._owed_s = self._owed_s, 0.0
-        return rest_s
+        if others and used_s >= LONG_S:
+            self._next = loop.call_later(min(LONGEST_REST_S, REST * used_s), self._go_on)
+        else:
+            self._next = loop.call_soon(self._go_on)
 
     def wait(self, function: Callable[[], None]) -> None:
         """Call it when there is time again; in the order in which they come."""

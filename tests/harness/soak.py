@@ -35,6 +35,7 @@ from nexusd.client import Client, ClientError, Events, RpcError
 ROWS = 1500  # of one household at most; beyond its size something is forgotten for everything new
 NEW_ROWS = 0.4  # that come of a turn, roughly
 WARM_UP = 1 / 3  # of the time between two restarts, after which figures count
+REBUILD_AFTER = 1000  # changes of a collection: what is deleted leaves the index with a rebuild; there are to be many
 FILLING = 1 / 5  # of the run, after which they do: the store grows to its size, and the first daemon had it small
 MAY_RISE_MB = 12.0  # over the whole run, by the fitted line: what an allocator keeps and gives back by chance
 MAY_RISE_SHARE = 0.05
@@ -137,7 +138,7 @@ class Soak:
         self._rows = min(ROWS, max(1, int(NEW_ROWS * self._rate * FILLING * minutes * 60)))
         self._seeds = [seed * 1000 + n for n in range(clients)]
         self._households: dict[int, Steady] = {}
-        self._daemon = Daemon(data, program=program)
+        self._daemon = Daemon(data, program=program, settings={"NEXUSD_INDEX__REBUILD_AFTER": str(REBUILD_AFTER)})
         self._chance = random.Random(seed)
         self._began_s = time.monotonic()
 

@@ -12,7 +12,6 @@ from nexusd.wire.shares import (
     LONGEST_REST_S,
     PRESENT_S,
     REST,
-    SHORTEST_REST_S,
     SLICE_ALONE_S,
     SLICE_S,
     Shares,
@@ -66,43 +65,37 @@ def test_one_that_is_alone_lets_only_the_loop_turn() -> None:
     assert not share.is_spent
 
 
-def test_beside_others_it_lets_as_much_time_pass_for_each_of_them_as_it_took() -> None:
+def test_beside_others_a_slice_is_short_and_time_that_nobody_wants_is_kept_from_nobody() -> None:
     shares, loop = make()
     noisy = shares.join("noisy")
     for name in ("quiet", "other"):
         shares.join(name).took(0.0)
-    noisy.took(SHORTEST_REST_S)
-    assert round(loop.run(), 6) == 2 * SHORTEST_REST_S
+    noisy.took(SLICE_S / 2)
+    assert not noisy.is_spent
+    noisy.took(SLICE_S / 2)
+    assert noisy.is_spent
+    assert loop.run() == 0.0
 
 
-def test_rests_that_are_too_short_for_the_loops_timers_are_saved_up() -> None:
+def test_those_who_want_more_than_there_is_have_slice_after_slice_in_turn() -> None:
     shares, loop = make()
-    noisy = shares.join("noisy")
-    shares.join("quiet").took(0.0)
-    used_s = rested_s = 0.0
-    for _ in range(1000):
-        noisy.took(SLICE_S)
-        used_s += SLICE_S
-        assert noisy.is_spent, "the others come first after each slice"
-        waited_s = loop.run()
-        assert waited_s == 0.0 or waited_s >= SHORTEST_REST_S
-        rested_s += waited_s
-        shares.join("quiet").took(0.0)
-    assert abs(rested_s - used_s) <= SHORTEST_REST_S
+    order: list[str] = []
 
+    def begin(name: str) -> None:
+        share = shares.join(name)
 
-def test_one_that_is_alone_again_owes_no_rest() -> None:
-    shares, loop = make()
-    noisy = shares.join("noisy")
-    shares.join("quiet").took(0.0)
-    noisy.took(SHORTEST_REST_S - SLICE_S)
-    assert loop.run() == 0.0
-    loop.now_s += PRESENT_S + 1
-    noisy.took(SLICE_ALONE_S)
-    assert loop.run() == 0.0
-    shares.join("quiet").took(0.0)
-    noisy.took(SLICE_S)
-    assert loop.run() == 0.0
+        def go_on() -> None:
+            order.append(name)
+            share.took(SLICE_S)
+            share.wait(go_on)
+
+        share.wait(go_on)
+
+    for name in "abc":
+        begin(name)
+    while len(order) < 30:
+        loop.run()
+    assert {name: order.count(name) for name in "abc"} == {"a": 10, "b": 10, "c": 10}
 
 
 def test_how_many_are_there_is_known_without_looking_at_each_with_every_message() -> None:
