@@ -17,7 +17,7 @@ from nexusd.errors import InvalidRequest, ParseError, RpcError, TooLarge
 
 # JSON has no bound on numbers, we do: one that became infinite would be stored as null, and integers past 64
 # bits fit neither SQLite nor the encoder. Either needs at least 19 digits in a row, or 3 in the exponent: looked for
-# where every digit is a 0, which takes a tenth of a regular expression's time.
+# where every digit is a 0, which is far quicker than a regular expression.
 _DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG, _RAISED, _RAISED_PLUS = b"0" * 19, b"0e000", b"0e+000"
 _MAX_INTEGER = 2**63 - 1

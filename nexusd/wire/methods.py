@@ -97,7 +97,7 @@ class Method:
     role: Role
     immediate: bool = False
     mutates: bool = False                       # takes idempotencyKey
-    waits: bool = False                         # and asks nothing of the store meanwhile: taking long is no slowness
+    waits: bool = False                         # outside of the lanes, and taking long is no slowness
     errors: tuple[type[RpcError], ...] = ()     # those of its own, beside what every method may answer
     example: dict[str, Any] | None = None       # parameters that work on an empty store, where there are any
     # what an event says of a change, from parameters and result; none: `id`, of the result or else the parameters
