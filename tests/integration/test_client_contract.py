@@ -446,5 +446,6 @@ def test_search_sends_only_the_filter_that_was_given(client: Client, daemon: Scr
 def test_silent_daemon_is_not_asked_again_within_the_call(client: Client, daemon: ScriptedDaemon) -> None:
     daemon.acts["episodes.create"] = [stays_silent]
     with pytest.raises(DeadlineExceeded):
-        client.call("episodes.create", EXCHANGE, timeout_s=0.1)
+        client.call("episodes.create", EXCHANGE, timeout_s=0.5)
+    daemon.wait_for("episodes.create")
     assert len(daemon.calls("episodes.create")) == 1
