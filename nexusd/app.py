@@ -153,7 +153,7 @@ class App:
             parts.notifier.stopping(f"stopping: {reason}")
         parts.patience.for_the_stop(config.server.drain_timeout_s + config.outbox.drain_timeout_s)
         parts.hub.publish("system", {"state": "stopping"})
-        parts.server.stop_accepting()
+        await parts.server.stop_accepting()
         await parts.server.hear_out()
         parts.gate.stop()
         parts.worker.stop_waiting()

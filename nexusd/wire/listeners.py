@@ -195,8 +195,17 @@ class Server:
             raise
         return [self._file.socket, *tcp]
 
-    def stop_accepting(self) -> None:
-        """Close the listeners and remove the socket file that is ours; connections stay."""
+    async def stop_accepting(self) -> None:
+        """Close the listeners and remove the socket file that is ours; connections stay.
+
+        Whoever has connected by then is in. asyncio drops what it has accepted and not handed over when its server
+        closes, so that first nothing more is accepted and then the last is handed over.
+        """
+        await _turn()
+        for server in self._servers:
+            for listener in server.sockets:
+                self._loop.remove_reader(listener.fileno())
+        await _turn()
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -242,7 +251,7 @@ class Server:
 
     async def close(self) -> None:
         """End everything now."""
-        self.stop_accepting()
+        await self.stop_accepting()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

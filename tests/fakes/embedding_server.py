@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal
 
+from fakes.closing import close_port
 from fakes.embedder import text_vector
 
 Kind = Literal["service", "single", "vector", "ollama", "openai"]
@@ -75,8 +76,8 @@ class EmbeddingServer:
 
     async def stop(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await close_port(server)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from fakes.closing import close_port
+
 
 class Proxy:
     """Forwards every connection to one port of this machine. Faults hold from the next piece of data on."""
@@ -30,8 +32,8 @@ class Proxy:
     async def stop(self) -> None:
         """Refuse connections, and cut those that there are."""
         if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+            server, self._listener = self._listener, None
+            await close_port(server)
         self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
 

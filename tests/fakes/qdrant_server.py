@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from fakes.closing import close_port
 from qdrant_client import models
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 
@@ -69,8 +70,8 @@ class FakeQdrant:
     async def stop(self) -> None:
         """Close the port and every connection; what is stored stays."""
         if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+            server, self._listener = self._listener, None
+            await close_port(server)
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

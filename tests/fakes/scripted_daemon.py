@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fakes.closing import close_port
+
 Act = Callable[["ScriptedDaemon", asyncio.StreamWriter, dict[str, Any]], Coroutine[Any, Any, None]]
 
 WRITES = {"sessions.create", "episodes.create"}
@@ -210,7 +212,7 @@ class ScriptedDaemon:
 
     async def _vanish(self) -> None:
         if self._server is not None:
-            self._server.close()
+            await close_port(self._server)
         for writer in self._writers:
             writer.transport.abort()
 

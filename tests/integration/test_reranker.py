@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.closing import close_port
 from fakes.onnx_files import write_model_directory
 
 from nexusd.clock import SystemClock
@@ -126,7 +127,7 @@ async def ask_service(answer: bytes, status: str = "200 OK") -> tuple[list[float
         assert reranker.health().state == "ready"
     finally:
         await reranker.close()
-        server.close()
+        await close_port(server)
         await server.wait_closed()
     return found, json.loads(asked[1]), asked[0].decode()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.closing import close_port
 from fakes.embedder import FakeEmbedder
 from fakes.index import FakeIndex
 from harness.whole_daemon import SETTINGS, WholeDaemon, whole_daemon
@@ -45,7 +46,7 @@ async def service() -> AsyncIterator[Service]:
     service.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     yield service
     service.gate.set()
-    server.close()
+    await close_port(server)
 
 
 @pytest.fixture

@@ -566,7 +566,7 @@ async def test_draining_answers_what_is_under_way_as_the_last_and_closes_what_is
         await idle.ask(get("/mark/1"))
         busy.send(get("/wait/a") + get("/mark/2"))
         await house.until(lambda: house.entered == ["a"])
-        house.server.stop_accepting()
+        await house.server.stop_accepting()
         draining = asyncio.create_task(house.server.drain(20))
         assert await idle.rest() == b""
         house.door("a").set()

@@ -279,7 +279,7 @@ async def test_draining_lets_a_request_finish_and_its_reply_arrive(
     streams[1].write(WAIT)
     await door.entered.wait()
 
-    server.stop_accepting()
+    await server.stop_accepting()
     draining = asyncio.create_task(server.drain(20))
     assert await idle[0].read() == b""          # nothing under way: closed at once
     assert not is_there(path)
@@ -447,7 +447,7 @@ async def test_who_had_just_connected_when_the_stop_began_is_heard_and_answered(
     server: Server, path: Path, clients: Clients
 ) -> None:
     fresh = await clients.unix(path)
-    server.stop_accepting()
+    await server.stop_accepting()
     hearing = asyncio.create_task(server.hear_out(20))
     while not server.connections:
         await asyncio.sleep(0)
@@ -457,6 +457,22 @@ async def test_who_had_just_connected_when_the_stop_began_is_heard_and_answered(
     drained = asyncio.create_task(server.drain(20))
     assert json.loads(await fresh[0].readline())["result"] == "pong"
     assert await drained
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_whoever_connected_before_a_stop_is_answered_however_far_they_had_come(
+    server: Server, path: Path, turns: int
+) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))       # the kernel's doing: the server's loop has not heard of it
+        client.sendall(PING)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.stop_accepting()
+        await server.hear_out(20)
+        assert await server.drain(20)
+        client.settimeout(20)
+        assert json.loads(await asyncio.to_thread(client.recv, 4096))["result"] == "pong"
 
 
 async def test_what_is_heard_is_under_way_before_anything_is_closed_to_it(
@@ -473,7 +489,7 @@ async def test_what_is_heard_is_under_way_before_anything_is_closed_to_it(
     await server.start()
     try:
         fresh = await clients.unix(path)
-        server.stop_accepting()
+        await server.stop_accepting()
         hearing = asyncio.create_task(hear_and_shut())
         for _ in range(20):
             await asyncio.sleep(0)      # until it waits for nothing but this connection

@@ -464,7 +464,7 @@ async def test_a_stop_answers_what_is_under_way_and_waits_for_no_handshake(site:
     asking.write(b'{"jsonrpc":"2.0","method":"wait","id":2}\n')
     async with asyncio.timeout(SECONDS):
         await site.entered.wait()
-    server.stop_accepting()
+    await server.stop_accepting()
     draining = asyncio.create_task(server.drain(SECONDS))
     assert await stalled.rest() == b""
     site.door.set()
