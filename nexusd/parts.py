@@ -123,7 +123,7 @@ class Parts:
         chance = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self.backups = Backups(settings, self.store, clock, chance, self.hub.publish)
         self.restorer = Restorer(
-            self.store, self.places, self.backups.shelf, clock, self.backups.exclusive, self.stop.request_again
+            self.store, self.places, self.backups.shelf, clock, self.backups.exclusive, self.begin_again
         )
         self.drills = Drills(
             self.store, self.backups, settings.data_directory / DRILL_DIRECTORY,
@@ -358,3 +358,8 @@ class Parts:
     def fail(self, error: Exception) -> None:
         """The disk cannot be trusted: end, so that a fresh start reads what really is there."""
         self.stop.request(f"store: {error}", ExitCode.INTERNAL)
+
+    def begin_again(self, reason: str) -> None:
+        """A restore is noted: what would be written from here on would be set aside with all the rest."""
+        self.gate.stop(again=True)
+        self.stop.request_again(reason)

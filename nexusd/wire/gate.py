@@ -18,15 +18,18 @@ class Gate:
 
     def __init__(self, *, is_open: bool = False) -> None:
         self.state: Literal["starting", "open", "stopping"] = "open" if is_open else "starting"
+        self._retry_after_ms = RETRY_STARTING_MS
 
     def open(self) -> None:
         """Let requests in; without effect once it stops."""
         if self.state == "starting":
             self.state = "open"
 
-    def stop(self) -> None:
-        """Let nothing in any more."""
-        self.state = "stopping"
+    def stop(self, *, again: bool = False) -> None:
+        """Let nothing in any more; `again`: this process is about to start anew, with a gate of its own."""
+        if self.state != "stopping":
+            self.state = "stopping"
+            self._retry_after_ms = RETRY_STARTING_MS if again else RETRY_STOPPING_MS
 
     def check(self) -> None:
         """Pass, or say why not.
@@ -37,4 +40,4 @@ class Gate:
         if self.state == "starting":
             raise Starting(retry_after_ms=RETRY_STARTING_MS)
         if self.state == "stopping":
-            raise Stopping(retry_after_ms=RETRY_STOPPING_MS)
+            raise Stopping(retry_after_ms=self._retry_after_ms)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -236,6 +237,42 @@ def test_systemd_sees_a_reload_and_whoever_calls_may_try_again(
         with pytest.raises(NoSuchBackup):
             client.call("backup.restore", name="none")
         assert daemon.terminate() == 0
+
+
+def test_what_is_acknowledged_once_a_restore_is_promised_is_not_set_aside(
+    backed_up: tuple[Path, Path, str], service: EmbeddingServer
+) -> None:
+    data, _, name = backed_up
+    acknowledged: list[str] = []
+    over = threading.Event()
+
+    def say_on(path: Path) -> None:
+        with Client(path) as client:
+            while not over.is_set():
+                said = f"word {len(acknowledged)}"
+                client.call("episodes.create", sessionId=1, userMessage=said, aiResponse="")
+                acknowledged.append(said)
+
+    with (
+        Daemon(data, settings=settings(service)) as daemon,
+        Client(daemon.socket_path) as client,
+        socket.socket(socket.AF_UNIX) as silent,
+    ):
+        silent.connect(str(daemon.socket_path))     # whose first word a stop waits for
+        talking = threading.Thread(target=say_on, args=(daemon.socket_path,))
+        talking.start()
+        try:
+            until(lambda: acknowledged)
+            client.call("backup.restore", name=name)
+            promised = len(acknowledged) + 1    # the one that was on its way may have come before
+            until(lambda: "later" not in presets(client))
+            restored = len(acknowledged)
+            until(lambda: len(acknowledged) > restored)
+        finally:
+            over.set()
+            talking.join(30)
+    there = {said for (said,) in select(data / "nexus.db", "SELECT user_message FROM episodes")}
+    assert set(acknowledged[promised:]) <= there
 
 
 def test_a_backup_that_is_no_good_changes_nothing_and_fails_the_drill(
