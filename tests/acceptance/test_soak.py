@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from harness.daemon import Daemon
 from harness.household import select
-from harness.soak import Sample, Soak, forget_replies, memory_mb, rise_of
+from harness.soak import Sample, Soak, forget_replies, log_mb, memory_mb, rise_of
 
 from nexusd.client import Client
 
@@ -31,7 +31,7 @@ def test_a_mixed_load_with_a_restart_is_measured_and_nothing_goes_wrong(tmp_path
     assert min(sample.descriptors for sample in soak.samples) > 5
     assert lines[-1].startswith("verdict: ")
     assert all(sample.daemon_mb > 10 and sample.mapped_mb > 1 for sample in soak.samples)
-    assert soak.rises().keys() == {"daemon_mb", "children_mb", "mapped_mb", "descriptors"}
+    assert soak.rises().keys() == {"daemon_mb", "children_mb", "mapped_mb", "descriptors", "log_mb"}
 
 
 @pytest.mark.long
@@ -69,6 +69,7 @@ def seen(n: int, **figures: Any) -> Sample:
     sample = Sample(
         at_s=n * 60, life=n // 10, age=n % 10 / 10, daemon_mb=50.0, children_mb=220.0,
         mapped_mb=60.0 if n < 10 else 260.0, descriptors=40, wal_mb=1.0, database_mb=1.0,
+        log_mb=64.0,
     )  # fmt: skip
     return replace(sample, **figures)
 
@@ -90,6 +91,7 @@ def test_what_is_mapped_more_from_the_first_restart_on_is_no_growth(tmp_path: Pa
         ("children_mb", lambda n: 220.0 + n // 20 * 20),  # kept over from restart to restart
         ("mapped_mb", lambda n: 260.0 + n),
         ("descriptors", lambda n: 40 + n // 5),
+        ("log_mb", lambda n: 64.0 + n // 10 * 32),
     ],
 )
 def test_what_grows_is_not_called_flat(tmp_path: Path, name: str, leaks: Callable[[int], float]) -> None:
@@ -117,3 +119,16 @@ def test_memory_that_a_process_allocates_is_told_from_files_that_it_maps(tmp_pat
 
 def test_a_line_through_one_moment_does_not_rise() -> None:
     assert rise_of([1.0], [5.0]) == 0.0
+
+
+def test_the_log_of_the_index_is_told_by_its_size_and_not_by_what_of_it_is_mapped(tmp_path: Path) -> None:
+    log = tmp_path / "episodes-1" / "shard-2" / "wal" / "open-1"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(bytes(32 * 2**20))
+    (log.parent / "closed-1").write_bytes(bytes(2**20))
+    _, mapped_mb = memory_mb(os.getpid())
+    with log.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[::4096]) == 0
+        assert memory_mb(os.getpid())[1] - mapped_mb < 8
+    assert log_mb(tmp_path) == 33
+    assert log_mb(tmp_path / "nothing") == 0

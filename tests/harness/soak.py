@@ -41,6 +41,8 @@ MAY_RISE_MB = 12.0  # over the whole run, by the fitted line: what an allocator 
 MAY_RISE_SHARE = 0.05
 MAY_RISE_MAPPED_MB = 40.0  # one more file that the index allots: what is deleted goes with a rebuild, so it fills on
 MAY_RISE_DESCRIPTORS = 4.0
+ENGINE_LOG = "/wal/"
+LOG_MAY_HOLD_MB = 160.0  # a collection's: files of 32 MB, of which the engine removes those that are flushed
 
 
 class Steady(Household):
@@ -93,16 +95,35 @@ class Sample:
     descriptors: int
     wal_mb: float
     database_mb: float
+    log_mb: float  # of the index's engine
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """What a process has allocated, and what is in memory of the files that it maps; nothing if it is gone."""
+    """What a process has allocated, and what is in memory of the files that it maps; nothing if it is gone.
+
+    Without the logs of the index's engine: see `log_mb`.
+    """
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         kilobytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)
                      if name in {"RssAnon", "RssFile"}}  # fmt: skip
-        return kilobytes.get("RssAnon", 0) / 1024, kilobytes.get("RssFile", 0) / 1024
+        logged, in_log = 0, False
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            if not line.partition(" ")[0].endswith(":"):    # the head of a mapping, with its file
+                in_log = ENGINE_LOG in line
+            elif in_log and line.startswith("Rss:"):
+                logged += int(line.split()[1])
+        return kilobytes.get("RssAnon", 0) / 1024, (kilobytes.get("RssFile", 0) - logged) / 1024
     return 0.0, 0.0
+
+
+def log_mb(index: Path) -> float:
+    """The largest log of a collection. It is written round in a ring, and in memory as far as it was written yet."""
+    sizes: Counter[Path] = Counter()
+    for file in index.glob(f"*/shard-*{ENGINE_LOG}*"):
+        with contextlib.suppress(FileNotFoundError):    # a rebuild has just put another shard there
+            sizes[file.parent] += file.stat().st_size
+    return max(sizes.values(), default=0) / 2**20
 
 
 def forget_replies(database: Path) -> None:
@@ -202,7 +223,7 @@ class Soak:
             time.monotonic() - self._began_s, self.restarts, age, own_mb, sum(own for own, _ in children),
             mapped_mb + sum(mapped for _, mapped in children),
             len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())), size_mb(daemon.data / "nexus.db-wal"),
-            size_mb(daemon.data / "nexus.db"),
+            size_mb(daemon.data / "nexus.db"), log_mb(daemon.data / "index"),
         ))  # fmt: skip
 
     # ---- what came of it
@@ -220,6 +241,8 @@ class Soak:
             least = {"mapped_mb": MAY_RISE_MAPPED_MB}.get(name, MAY_RISE_MB)
             may = MAY_RISE_DESCRIPTORS if name == "descriptors" else max(least, MAY_RISE_SHARE * mean)
             found[name] = (mean, rise, rise <= may)
+        logs = [sample.log_mb for sample in self.samples]
+        found["log_mb"] = (max(logs), logs[-1] - logs[0], max(logs) <= LOG_MAY_HOLD_MB)
         return found
 
     def report(self) -> list[str]:
