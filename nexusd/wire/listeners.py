@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 import structlog
@@ -37,7 +35,7 @@ from nexusd.wire.lines import Answerer, LineFront
 from nexusd.wire.peers import Peer, Peers, SocketAccess
 from nexusd.wire.places import Places, is_stranger
 from nexusd.wire.shares import Shares
-from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, group_of, listen_tcp
+from nexusd.wire.sockets import BACKLOG, UnixSocketFile, adopt, group_of, keeping_the_file, listen_tcp
 from nexusd.wire.tls_connection import TlsConnection
 from nexusd.wire.tls_door import TlsDoor
 from nexusd.wire.tls_keys import TlsKeys
@@ -138,7 +136,7 @@ class Server:
         for listener in listeners:
             if listener.family == socket.AF_UNIX:
                 self._servers.append(
-                    await loop.create_unix_server(on_unix, sock=listener, backlog=BACKLOG, **_keep_the_file(loop))
+                    await loop.create_unix_server(on_unix, sock=listener, backlog=BACKLOG, **keeping_the_file(loop))
                 )
             else:
                 self.tcp_address = listener.getsockname()[:2]
@@ -395,12 +393,3 @@ class Server:
 async def _turn() -> None:
     for _ in range(TURNS):
         await asyncio.sleep(0)
-
-
-def _keep_the_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    """On Python 3.13 a server removes its socket's file when it is closed, also where systemd goes on listening.
-
-    uvloop takes the argument on every version, asyncio's own loop from 3.13 on.
-    """
-    takes_it = sys.version_info >= (3, 13) or not isinstance(loop, asyncio.BaseEventLoop)
-    return {"cleanup_socket": False} if takes_it else {}

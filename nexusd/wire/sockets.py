@@ -6,6 +6,7 @@ replaced at its path, which addresses may be listened on. Knows no protocol.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import grp
@@ -13,7 +14,9 @@ import ipaddress
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
+from typing import Any
 
 from nexusd.config import MAX_SOCKET_PATH_BYTES, is_loopback, network_complaint
 from nexusd.config_sections import SocketConfig, TcpConfig
@@ -181,3 +184,12 @@ def _somebody_answers(path: Path) -> bool:
             # Refused: nobody has it open. Anything else (a full backlog, another kind of socket) is somebody.
             return error.errno not in (errno.ECONNREFUSED, errno.ENOENT)
         return True
+
+
+def keeping_the_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """On Python 3.13 a server removes its socket's file when it is closed, also where systemd goes on listening.
+
+    uvloop takes the argument on every version, asyncio's own loop from 3.13 on.
+    """
+    takes_it = sys.version_info >= (3, 13) or not isinstance(loop, asyncio.BaseEventLoop)
+    return {"cleanup_socket": False} if takes_it else {}

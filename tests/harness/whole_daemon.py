@@ -144,6 +144,8 @@ async def whole_daemon(
         replaced.enter_context(mock.patch("nexusd.parts.SystemClock", return_value=clock or SystemClock()))
         if index is not None:
             replaced.enter_context(mock.patch("nexusd.parts.EmbeddedIndex", return_value=index))
+        # what follows a restore is a run of its own; this one goes on, to be asked what it kept
+        replaced.enter_context(mock.patch("nexusd.parts.Parts.begin_again"))
         app = Parts(settings, lambda: load_settings(config=config, data=data, environ=SETTINGS), LogControl())
     async with contextlib.AsyncExitStack() as parts:
         await app.store.open()
