@@ -44,6 +44,7 @@ from nexusd.wire.envelope import NO_ID, Refused, Request, read_message
 from nexusd.wire.gate import Gate
 from nexusd.wire.methods import Call, Client, Method, MethodTable, Principal, Role, no_such_method
 from nexusd.wire.replies import ReplyMembers, Shape, encode, error_reply
+from nexusd.wire.slow_requests import SlowRequests
 from nexusd.wire.turns import Turns
 from nexusd.wire.validation import by_name, validate
 
@@ -134,7 +135,7 @@ class _Adapter:
             raise Forbidden(f"{method.name} needs the role {method.role}; {principal.name} has {principal.role}.")
         # Strangers are let in to log in, and whoever looks whether we live feels nothing of what others ask.
         if self._gated and principal.role != "none":
-            dispatcher.turns.notice(principal.client)
+            dispatcher.turns.notice(principal.client, writes=method.mutates)
         given = exchange.params
         if exchange.key is not None and method.mutates:
             given = _with_key(given, exchange.key, self._positions)
@@ -170,8 +171,7 @@ class _Adapter:
         seconds = dispatcher.clock.monotonic_s() - began_s
         self._count.answered(seconds)
         if seconds >= dispatcher.slow_s and not self._method.waits:
-            dispatcher.log.warning("slow request", method=self._method.name, request_id=exchange.request_id,
-                                   peer=exchange.principal.name, duration_ms=round(seconds * 1000, 3))
+            dispatcher.slow.note(self._method.name, exchange.request_id, exchange.principal.name, seconds)
 
 
 def _with_key(given: dict[str, Any] | list[Any], key: str, positions: Sequence[str]) -> dict[str, Any]:
@@ -267,6 +267,7 @@ class Dispatcher:
         self.clock = clock if clock is not None else SystemClock()
         self.log = log if log is not None else structlog.get_logger("nexusd.wire")
         self.set_slow_request(slow_request_ms)
+        self.slow = SlowRequests(self.log, self.clock)
         self._limits = limits
         self.turns = Turns(limits, self.clock)
         self._adapters = _Adapters(self, table)

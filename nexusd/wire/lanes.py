@@ -4,13 +4,16 @@ Owns the account of calls that take time: how much of them each client has under
 of its calls begin. Knows neither methods nor what a call does.
 
 A client that is alone has the whole lane. As soon as another one is there too, each has its share of a part that is
-small enough for a newcomer to find little before it: what has begun is not interrupted.
+small enough for a newcomer to find little before it: what has begun is not interrupted. So a call that holds everybody
+up, such as a list that is one transaction, has to be rare beside somebody who asks for little at a time: after each its
+client rests before the next that is as heavy, as long as such a one is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -18,7 +21,9 @@ from nexusd.errors import Busy
 
 # A client counts as there for so long after its last call: one that asks, reads and asks again is there all the time.
 PRESENT_S = 2.0
-
+HEAVY_S = 0.001     # a call that holds others up for so long is heavy: some twenty times what a small write does
+LIGHT_FOR_S = 0.25  # whoever asks for little is there for so long after it, to those with heavy calls
+REST = 100          # times as long as the heavy call held others up: of a hundred small ones one finds it in its way
 
 # Of one client: as many as its connections may have in flight together. Those of connections that it closed meanwhile
 # are carried out as well, so that this is what bounds them.
@@ -29,12 +34,15 @@ RETRY_MS = 1000
 class _Client:
     """What one client has under way, and what waits behind it."""
 
-    __slots__ = ("busy", "seen_s", "waiting")
+    __slots__ = ("busy", "light_s", "rest", "rests_until_s", "seen_s", "waiting")
 
     def __init__(self) -> None:
         self.busy = 0
         self.seen_s = 0.0
-        self.waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self.light_s = -math.inf    # when it asked for little the last time
+        self.rest: asyncio.TimerHandle | None = None    # from heavy calls
+        self.rests_until_s = 0.0
+        self.waiting: deque[tuple[int, float, asyncio.Future[None]]] = deque()
 
     @property
     def idle(self) -> bool:
@@ -53,27 +61,27 @@ class Lane:
         self._looked_s = now_s()
         self._present = 1
 
-    def try_enter(self, name: str, weight: int = 1) -> bool:
-        """Enter at once, if it is this client's turn; whether it is."""
-        client = self.see(name)
-        if client.waiting or not self._fits(client, weight):
+    def try_enter(self, name: str, weight: int = 1, holds_s: float = 0.0) -> bool:
+        """Enter at once, if it is this client's turn; whether it is. The call holds others up for so long."""
+        client = self.see(name, light=holds_s < HEAVY_S)
+        if client.waiting or not self._fits(client, weight, holds_s):
             return False
         client.busy += weight
         return True
 
-    async def enter(self, name: str, weight: int = 1) -> None:
+    async def enter(self, name: str, weight: int = 1, holds_s: float = 0.0) -> None:
         """Wait for this client's turn. Who has entered leaves again, whatever happens.
 
         Raises:
             Busy: too many calls of this client are waiting.
         """
-        if self.try_enter(name, weight):
+        if self.try_enter(name, weight, holds_s):
             return
         client = self._clients[name]
         if len(client.waiting) >= MAX_WAITING:
             raise Busy(f"{MAX_WAITING} calls of this client are waiting; no more are taken.", retry_after_ms=RETRY_MS)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        client.waiting.append((weight, turn))
+        client.waiting.append((weight, holds_s, turn))
         try:
             await turn
         except asyncio.CancelledError:
@@ -81,15 +89,32 @@ class Lane:
                 self.leave(name, weight)
             else:
                 with contextlib.suppress(ValueError):   # given up with one before, which passed it over
-                    client.waiting.remove((weight, turn))
+                    client.waiting.remove((weight, holds_s, turn))
                 self._go_on(client)     # it may have been too heavy for what waits behind it
             raise
 
-    def leave(self, name: str, weight: int = 1) -> None:
+    def leave(self, name: str, weight: int = 1, holds_s: float = 0.0) -> None:
         """A call is done: the next of the same client begin."""
         client = self._clients[name]
         client.busy -= weight
         client.seen_s = self._now_s()
+        if holds_s >= HEAVY_S and client.rest is None:
+            # no longer than the client is remembered
+            client.rests_until_s = client.seen_s + min(REST * holds_s, PRESENT_S)
+            self._rest(client)
+        self._go_on(client)
+
+    def _rest(self, client: _Client) -> None:
+        """Keep it from heavy calls until its time is over, or nobody is there who asks for little."""
+        now_s = self._now_s()
+        light_s = max((other.light_s for other in self._clients.values() if other is not client), default=-math.inf)
+        rests_s = min(client.rests_until_s, light_s + LIGHT_FOR_S) - now_s
+        client.rest = None
+        if rests_s > 0:
+            client.rest = asyncio.get_running_loop().call_later(rests_s, self._look_at_rest, client)
+
+    def _look_at_rest(self, client: _Client) -> None:
+        self._rest(client)
         self._go_on(client)
 
     @property
@@ -102,24 +127,28 @@ class Lane:
         """Clients that are remembered."""
         return len(self._clients)
 
-    def see(self, name: str) -> _Client:
-        """This client is there, whether it enters or not."""
+    def see(self, name: str, *, light: bool) -> _Client:
+        """This client is there, whether it enters or not; `light`: it asks for little."""
         client = self._clients.get(name)
         if client is None:
             self._count_present()   # or a lane that nobody enters would remember everybody
             client = self._clients[name] = _Client()
             self._present = len(self._clients)
         client.seen_s = self._now_s()
+        if light:
+            client.light_s = client.seen_s
         return client
 
     def _go_on(self, client: _Client) -> None:
-        while client.waiting and self._fits(client, client.waiting[0][0]):
-            weight, turn = client.waiting.popleft()
+        while client.waiting and self._fits(client, *client.waiting[0][:2]):
+            weight, _, turn = client.waiting.popleft()
             if not turn.done():
                 client.busy += weight
                 turn.set_result(None)
 
-    def _fits(self, client: _Client, weight: int) -> bool:
+    def _fits(self, client: _Client, weight: int, holds_s: float) -> bool:
+        if holds_s >= HEAVY_S and client.rest is not None:
+            return False
         present = self._count_present()
         share = self._alone if present == 1 else max(1, self._shared // present)
         return not client.busy or client.busy + weight <= share

@@ -51,6 +51,13 @@ def gets() -> Iterator[bytes]:
     return itertools.repeat(line("episodes.get", {"id": 1}))
 
 
+def creates() -> Iterator[bytes]:
+    """Exchanges to be created, one by one."""
+    texts = Texts(seed=25)
+    return (line("episodes.create", {"sessionId": 1, "userMessage": texts.sentence(), "aiResponse": texts.sentence()})
+            for _ in itertools.count())  # fmt: skip
+
+
 def bulk() -> Iterator[bytes]:
     """Lists of a hundred exchanges to be created."""
     texts = Texts(seed=22)
@@ -80,6 +87,7 @@ def long_messages() -> Iterator[bytes]:
 NOISES: dict[str, tuple[Noise, int, int]] = {  # with the connections, and the requests in flight on each
     "gets": (gets, CONNECTIONS, IN_FLIGHT),
     "searches": (searches, CONNECTIONS, IN_FLIGHT),
+    "creates": (creates, CONNECTIONS, IN_FLIGHT),
     "createMany of 100": (bulk, CONNECTIONS, IN_FLIGHT),
     "batches of 100 searches": (batches, CONNECTIONS, 4),
     "messages of 16 MiB": (long_messages, 8, 1),

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from nexusd.model.fields import Mutation, NoParams
 from nexusd.wire.descriptors import FEWEST, RESERVED
 from nexusd.wire.dispatch import Dispatcher
 from nexusd.wire.gate import Gate
+from nexusd.wire.lanes import HEAVY_S
 from nexusd.wire.listeners import MAX_REFUSALS_WAITING, Server
 from nexusd.wire.methods import Call, Method, MethodTable
-from nexusd.wire.turns import READS_ALONE, READS_SHARED, WRITES_ALONE
+from nexusd.wire.turns import BYTE_S, ITEM_S, READS_ALONE, READS_SHARED, WRITES_ALONE
 
 pytestmark = pytest.mark.anyio
 BUSY = -32004
@@ -47,6 +49,12 @@ class Write(Mutation, frozen=True, kw_only=True):
     """A write without anything."""
 
 
+class WriteMany(Mutation, frozen=True, kw_only=True):
+    """A write of many."""
+
+    items: list[int]
+
+
 class House:
     """A server with a method that reads and one that writes, both behind a door."""
 
@@ -61,6 +69,7 @@ class House:
             Method("health", "s", NoParams, str, self.ping, "none", immediate=True),
             Method("read", "s", NoParams, str, self.behind_door, "read"),
             Method("write", "s", Write, str, self.behind_door, "write", mutates=True),
+            Method("list", "s", WriteMany, str, self.behind_door, "write", mutates=True),
         ])
         config = ServerConfig(limits=LimitsConfig(**limits), tcp=TcpConfig(port=0, auth="none"))
         self.dispatcher = Dispatcher(table, config.limits, gate=Gate(is_open=True))
@@ -190,6 +199,24 @@ async def test_writes_of_one_client_leave_room_for_those_of_another_and_long_one
     assert house.dispatcher.turns.waiting == 1
     house.door.set()
     assert (await long.answer())["result"] == "done"
+
+
+@pytest.mark.parametrize("heavy", ["a list", "a long text"])
+async def test_after_a_heavy_write_the_next_waits_while_another_client_asks_for_little(
+    houses: list[House], tmp_path: Path, heavy: str
+) -> None:
+    house = await opened(houses, tmp_path)
+    house.door.set()
+    quiet, noisy = await house.unix(), await house.tcp()
+    assert (await quiet.ask("ping"))["result"] == "pong"
+    if heavy == "a list":
+        noisy.send("list", 2, items=[1] * ceil(HEAVY_S / ITEM_S))
+    else:
+        noisy.writer.write(2 * (b'{"jsonrpc":"2.0","id":1,%b"method":"write"}\n' % (b" " * ceil(HEAVY_S / BYTE_S))))
+    assert (await noisy.answer())["result"] == "done"
+    assert (await quiet.ask("write"))["result"] == "done"
+    assert (house.begun, house.dispatcher.turns.waiting) == (2, 1)
+    assert (await noisy.answer())["result"] == "done"
 
 
 async def test_a_read_that_takes_too_long_is_given_up_and_the_client_told_when_to_ask_again(

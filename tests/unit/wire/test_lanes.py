@@ -51,7 +51,7 @@ async def test_a_client_that_is_alone_has_the_whole_lane_and_the_rest_waits_in_o
 
 async def test_all_that_wait_may_be_given_up_in_one_moment() -> None:
     lane = make()
-    lane.see("other")  # the share is one now: each that goes lets the next one try
+    lane.see("other", light=True)  # the share is one now: each that goes lets the next one try
     tasks = entering(lane, "noisy", 20)
     assert await entered(tasks) == 1
     lane.leave("noisy")
@@ -65,7 +65,7 @@ async def test_all_that_wait_may_be_given_up_in_one_moment() -> None:
 async def test_a_client_that_was_only_seen_counts_as_there() -> None:
     clock = ManualClock()
     lane = make(clock)
-    lane.see("quiet")
+    lane.see("quiet", light=True)
     noisy = entering(lane, "noisy", 20)
     assert await entered(noisy) == 1
     clock.advance(2 * PRESENT_S)
@@ -79,7 +79,7 @@ async def test_who_was_only_seen_is_forgotten_in_a_lane_that_nobody_enters() -> 
     lane = make(clock)
     for n in range(1000):
         clock.advance(PRESENT_S)
-        lane.see(f"client {n}")
+        lane.see(f"client {n}", light=True)
     assert lane.clients <= 2
 
 
@@ -121,6 +121,80 @@ async def test_what_is_too_heavy_for_a_share_goes_alone_and_nothing_of_the_same_
     lane.leave("noisy", 1000)
     assert await entered(light) == 1
     await end(light)
+
+
+HEAVY, HOLDS_S = 4, lanes.HEAVY_S
+
+
+async def rested(heavy: asyncio.Task[None], clock: ManualClock, seconds: float) -> bool:
+    """Whether it has entered after so many seconds more; the lane looks when its timers tell it to."""
+    clock.advance(seconds)
+    done, _ = await asyncio.wait([heavy], timeout=2 * lanes.LIGHT_FOR_S)
+    return bool(done)
+
+
+async def test_after_a_heavy_call_its_client_rests_beside_one_that_asks_for_little() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    assert lane.try_enter("noisy", HEAVY, HOLDS_S)
+    lane.see("quiet", light=True)
+    lane.leave("noisy", HEAVY, HOLDS_S)
+    heavy = asyncio.create_task(lane.enter("noisy", HEAVY, HOLDS_S))
+    assert await entered([heavy]) == 0
+    assert lane.try_enter("quiet")
+    assert not await rested(heavy, clock, 0.5 * lanes.REST * HOLDS_S)
+    assert await rested(heavy, clock, 0.6 * lanes.REST * HOLDS_S)
+    assert lane.waiting == 0
+
+
+async def test_a_rest_ends_when_nobody_is_there_any_more_who_asks_for_little() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    lane.see("quiet", light=True)
+    assert lane.try_enter("noisy", HEAVY, 1.0)
+    lane.leave("noisy", HEAVY, 1.0)
+    heavy = asyncio.create_task(lane.enter("noisy", HEAVY, 1.0))
+    assert not await rested(heavy, clock, 0.5 * lanes.LIGHT_FOR_S)
+    lane.see("quiet", light=True)
+    assert not await rested(heavy, clock, 0.9 * lanes.LIGHT_FOR_S)
+    assert await rested(heavy, clock, 0.2 * lanes.LIGHT_FOR_S)
+
+
+async def test_light_calls_of_a_client_that_rests_go_on_unless_they_wait_behind_a_heavy_one() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    lane.see("quiet", light=True)
+    assert lane.try_enter("noisy", HEAVY, HOLDS_S)
+    lane.leave("noisy", HEAVY, HOLDS_S)
+    assert lane.try_enter("noisy")
+    lane.leave("noisy")
+    heavy, light = (asyncio.create_task(lane.enter("noisy", 1, holds_s)) for holds_s in (HOLDS_S, 0.0))
+    assert await entered([heavy, light]) == 0    # in order
+    assert await rested(heavy, clock, lanes.REST * HOLDS_S)
+    lane.leave("noisy", 1, 0.0)
+    await asyncio.wait_for(light, 20)
+
+
+@pytest.mark.parametrize("who", ["nobody", "itself", "somebody with heavy ones", "somebody before", "it is light"])
+async def test_a_call_that_is_in_nobodys_way_is_followed_by_the_next_at_once(who: str) -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    holds_s = 0.9 * HOLDS_S if who == "it is light" else HOLDS_S
+    match who:
+        case "itself":
+            lane.see("noisy", light=True)
+        case "somebody with heavy ones":
+            assert lane.try_enter("other", HEAVY, HOLDS_S)
+        case "somebody before":
+            lane.see("other", light=True)
+            clock.advance(lanes.LIGHT_FOR_S)
+        case "it is light":
+            lane.see("other", light=True)
+        case _:
+            pass
+    assert lane.try_enter("noisy", HEAVY, holds_s)
+    lane.leave("noisy", HEAVY, holds_s)
+    assert lane.try_enter("noisy", HEAVY, holds_s)
 
 
 async def test_past_what_may_wait_the_next_is_told_busy(monkeypatch: pytest.MonkeyPatch) -> None:
