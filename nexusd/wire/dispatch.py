@@ -269,7 +269,7 @@ class Dispatcher:
         self.set_slow_request(slow_request_ms)
         self.slow = SlowRequests(self.log, self.clock)
         self._limits = limits
-        self.turns = Turns(limits, self.clock)
+        self.turns = Turns(limits, self.clock, self.gate)
         self._adapters = _Adapters(self, table)
         self._members = ReplyMembers()
         # eight random digits tell this run's ids from every other run's in the same journal

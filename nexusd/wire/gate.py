@@ -19,6 +19,7 @@ class Gate:
     def __init__(self, *, is_open: bool = False) -> None:
         self.state: Literal["starting", "open", "stopping"] = "open" if is_open else "starting"
         self._retry_after_ms = RETRY_STARTING_MS
+        self._again = False
 
     def open(self) -> None:
         """Let requests in; without effect once it stops."""
@@ -29,6 +30,7 @@ class Gate:
         """Let nothing in any more; `again`: this process is about to start anew, with a gate of its own."""
         if self.state != "stopping":
             self.state = "stopping"
+            self._again = again
             self._retry_after_ms = RETRY_STARTING_MS if again else RETRY_STOPPING_MS
 
     def check(self) -> None:
@@ -40,4 +42,13 @@ class Gate:
         if self.state == "starting":
             raise Starting(retry_after_ms=RETRY_STARTING_MS)
         if self.state == "stopping":
+            raise Stopping(retry_after_ms=self._retry_after_ms)
+
+    def check_again(self) -> None:
+        """For a write that was let in and has waited: pass, unless the data that it is for will be set aside.
+
+        Raises:
+            Stopping: it is for the next run.
+        """
+        if self._again:
             raise Stopping(retry_after_ms=self._retry_after_ms)

@@ -5,8 +5,8 @@ of its calls begin. Knows neither methods nor what a call does.
 
 A client that is alone has the whole lane. As soon as another one is there too, each has its share of a part that is
 small enough for a newcomer to find little before it: what has begun is not interrupted. So a call that holds everybody
-up, such as a list that is one transaction, has to be rare beside somebody who asks for little at a time: after each its
-client rests before the next that is as heavy, as long as such a one is there.
+up, such as a list that is one transaction, has to be rare beside somebody who asks for little at a time: its client has
+one of these under way, and rests after each before the next that is as heavy, as long as such a one is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nexusd.errors import Busy
 PRESENT_S = 2.0
 HEAVY_S = 0.001     # a call that holds others up for so long is heavy: some twenty times what a small write does
 LIGHT_FOR_S = 0.25  # whoever asks for little is there for so long after it, to those with heavy calls
-REST = 100          # times as long as the heavy call held others up: of a hundred small ones one finds it in its way
+REST = 50           # times as long as the heavy call held others up: of fifty small ones one finds it in its way
 
 # Of one client: as many as its connections may have in flight together. Those of connections that it closed meanwhile
 # are carried out as well, so that this is what bounds them.
@@ -34,11 +34,13 @@ RETRY_MS = 1000
 class _Client:
     """What one client has under way, and what waits behind it."""
 
-    __slots__ = ("busy", "light_s", "rest", "rests_until_s", "seen_s", "waiting")
+    __slots__ = ("busy", "heavy", "heavy_s", "light_s", "rest", "rests_until_s", "seen_s", "waiting")
 
     def __init__(self) -> None:
         self.busy = 0
         self.seen_s = 0.0
+        self.heavy = 0              # of those under way
+        self.heavy_s = -math.inf    # when the last of these was done
         self.light_s = -math.inf    # when it asked for little the last time
         self.rest: asyncio.TimerHandle | None = None    # from heavy calls
         self.rests_until_s = 0.0
@@ -66,7 +68,7 @@ class Lane:
         client = self.see(name, light=holds_s < HEAVY_S)
         if client.waiting or not self._fits(client, weight, holds_s):
             return False
-        client.busy += weight
+        self._begin(client, weight, holds_s)
         return True
 
     async def enter(self, name: str, weight: int = 1, holds_s: float = 0.0) -> None:
@@ -86,7 +88,8 @@ class Lane:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():    # its turn had just come
-                self.leave(name, weight)
+                self._end(client, weight, holds_s)
+                self._go_on(client)
             else:
                 with contextlib.suppress(ValueError):   # given up with one before, which passed it over
                     client.waiting.remove((weight, holds_s, turn))
@@ -96,24 +99,46 @@ class Lane:
     def leave(self, name: str, weight: int = 1, holds_s: float = 0.0) -> None:
         """A call is done: the next of the same client begin."""
         client = self._clients[name]
-        client.busy -= weight
-        client.seen_s = self._now_s()
-        if holds_s >= HEAVY_S and client.rest is None:
+        self._end(client, weight, holds_s)
+        if holds_s < HEAVY_S:
+            client.light_s = client.seen_s
+        else:
+            client.heavy_s = now_s = client.seen_s
             # no longer than the client is remembered
-            client.rests_until_s = client.seen_s + min(REST * holds_s, PRESENT_S)
+            client.rests_until_s = min(max(client.rests_until_s, now_s) + REST * holds_s, now_s + PRESENT_S)
             self._rest(client)
         self._go_on(client)
 
+    def _begin(self, client: _Client, weight: int, holds_s: float) -> None:
+        client.busy += weight
+        client.heavy += holds_s >= HEAVY_S
+
+    def _end(self, client: _Client, weight: int, holds_s: float) -> None:
+        client.busy -= weight
+        client.heavy -= holds_s >= HEAVY_S
+        client.seen_s = self._now_s()
+
     def _rest(self, client: _Client) -> None:
         """Keep it from heavy calls until its time is over, or nobody is there who asks for little."""
+        if client.rest is not None:
+            client.rest.cancel()
+            client.rest = None
         now_s = self._now_s()
-        light_s = max((other.light_s for other in self._clients.values() if other is not client), default=-math.inf)
-        rests_s = min(client.rests_until_s, light_s + LIGHT_FOR_S) - now_s
-        client.rest = None
+        rests_s = min(client.rests_until_s, self._light_until_s(client, now_s)) - now_s
         if rests_s > 0:
             client.rest = asyncio.get_running_loop().call_later(rests_s, self._look_at_rest, client)
 
+    def _light_until_s(self, client: _Client, now_s: float) -> float:
+        """Until when another client is there that asks for little, and for nothing heavy besides."""
+        last_s = -math.inf
+        for other in self._clients.values():
+            if other is client or other.heavy or now_s - other.heavy_s < PRESENT_S:
+                continue
+            last_s = max(last_s, other.light_s if other.idle else now_s)
+        return last_s + LIGHT_FOR_S
+
     def _look_at_rest(self, client: _Client) -> None:
+        client.rest = None
         self._rest(client)
         self._go_on(client)
 
@@ -141,14 +166,16 @@ class Lane:
 
     def _go_on(self, client: _Client) -> None:
         while client.waiting and self._fits(client, *client.waiting[0][:2]):
-            weight, _, turn = client.waiting.popleft()
+            weight, holds_s, turn = client.waiting.popleft()
             if not turn.done():
-                client.busy += weight
+                self._begin(client, weight, holds_s)
                 turn.set_result(None)
 
     def _fits(self, client: _Client, weight: int, holds_s: float) -> bool:
-        if holds_s >= HEAVY_S and client.rest is not None:
-            return False
+        if holds_s >= HEAVY_S:
+            now_s = self._now_s()
+            if client.rest is not None or (client.heavy and now_s < self._light_until_s(client, now_s)):
+                return False
         present = self._count_present()
         share = self._alone if present == 1 else max(1, self._shared // present)
         return not client.busy or client.busy + weight <= share

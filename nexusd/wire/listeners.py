@@ -43,9 +43,9 @@ from nexusd.wire.tls_keys import TlsKeys
 # Connections that found no room and wait to be told so; further ones are dropped, or whoever opens thousands would
 # take every file descriptor that the daemon may have.
 MAX_REFUSALS_WAITING = 64
-# Deadlines are looked at this many times within the shortest of them: they are met to a quarter
-CHECKS_PER_DEADLINE = 4
+CHECKS_PER_DEADLINE = 4     # within the shortest: deadlines are met to a quarter
 HEAR_OUT_S = 0.5    # whoever has connected when a stop begins has this long to ask
+MAX_LAST_TURNS = 1000   # more than that come without a pause, and a stop waits for no such end
 TURNS = 3   # of the loop, until what it has accepted or read has come to whom it is for: each hand-over takes one
 NOTHING_INHERITED: Mapping[int, str] = MappingProxyType({})
 
@@ -58,8 +58,7 @@ class Server:
         *, inherited: Mapping[int, str] = NOTHING_INHERITED, authenticator: Authenticator | None = None,
         audit: Audit | None = None, tls_keys: TlsKeys | None = None,
     ) -> None:
-        """Without `http` it speaks one JSON value a line and nothing else; with `tls_keys` TLS on every TCP
-        port.
+        """Without `http` it speaks one JSON value a line and nothing else; with `tls_keys` TLS on every TCP port.
 
         With `inherited` (file descriptors and their names) it listens on those and opens nothing itself: who may
         connect where is then the matter of the socket units alone.
@@ -67,6 +66,7 @@ class Server:
         self.socket_path = socket_path                      # of what is inherited, the path that it really has
         self.tcp_address: tuple[str, int] | None = None     # as bound: port 0 has become a real one
         self.refused = 0                                    # connections that found no room
+        self._came = 0                                      # with or without
         self._answerer = answerer
         self._http = http
         self._config = config
@@ -122,8 +122,7 @@ class Server:
         self._places.limits = within_descriptors(self._limits, MAX_REFUSALS_WAITING, self._log)
         tcp = self._config.tcp
         listeners = [adopt(fd, name, tcp) for fd, name in self._inherited.items()] or self._open()
-        loop = asyncio.get_running_loop()
-        self._loop = loop
+        self._loop = loop = asyncio.get_running_loop()
         self.shares = Shares(loop)
         self._peers = self._make_peers(listeners)
 
@@ -196,10 +195,14 @@ class Server:
     async def stop_accepting(self) -> None:
         """Close the listeners and remove the socket file that is ours; connections stay.
 
-        Whoever has connected by then is in. asyncio drops what it has accepted and not handed over when its server
-        closes, so that first nothing more is accepted and then the last is handed over.
+        Whoever has connected by then is in: uvloop accepts one in each turn, so that it may take some. asyncio drops
+        what it has accepted and not handed over when its server closes, so that first nothing more is accepted.
         """
-        await _turn()
+        for _ in range(MAX_LAST_TURNS):
+            known = self._came
+            await _turn()
+            if self._came == known:
+                break
         for server in self._servers:
             for listener in server.sockets:
                 self._loop.remove_reader(listener.fileno())
@@ -282,6 +285,7 @@ class Server:
             Busy: there are too many, of this peer or in all.
             OSError: it is gone already, or too many wait to be told.
         """
+        self._came += 1
         self._connections.add(connection)
         self._quiet.clear()
         at_the_door = self._at_the_doors.pop(connection, None)
@@ -302,6 +306,7 @@ class Server:
             Busy: there are too many, of this peer or in all.
             OSError: too many were refused that have not gone.
         """
+        self._came += 1
         peer = self._peers.from_address(host)
         self._count_in(connection, peer)
         self._at_the_doors[connection] = peer

@@ -1,7 +1,7 @@
 """Entries in the log about requests that took long.
 
 Owns how many there are: when everything is slow, an entry for each request would make it slower still, and push what
-explains it out of the journal. What was left out is counted, and the count is an entry once it is over.
+explains it out of the journal. What was left out is counted, and told with the next that is shown.
 """
 
 from __future__ import annotations

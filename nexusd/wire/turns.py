@@ -17,13 +17,15 @@ from nexusd.clock import Clock
 from nexusd.config_sections import LimitsConfig
 from nexusd.errors import Busy
 from nexusd.model.fields import Params
+from nexusd.wire.gate import Gate
 from nexusd.wire.lanes import Lane
 from nexusd.wire.methods import Call, Method
 
 RETRY_MS = 1000
 # Of one client alone: more reads at a time do not make each other faster, and a newcomer waits for those there are.
 READS_ALONE, READS_SHARED = 8, 2
-# Writes of one commit; beside others a part of one. A write weighs one for every so many bytes of its message.
+# Writes of one commit; beside others a part of one. A write weighs one for each item, or for every so many bytes of its
+# message where that is more.
 WRITES_ALONE, WRITES_SHARED = 256, 32
 BYTES_A_WEIGHT = 1024
 # How long a write holds others up: a row with its words takes the writer some 50 us, a long text 20 ns a byte.
@@ -33,8 +35,9 @@ ITEM_S, BYTE_S = 50e-6, 20e-9
 class Turns:
     """Has methods called, each when it is its client's turn."""
 
-    def __init__(self, limits: LimitsConfig, clock: Clock) -> None:
+    def __init__(self, limits: LimitsConfig, clock: Clock, gate: Gate) -> None:
         self._limits = limits
+        self._gate = gate
         self._reads = Lane(READS_ALONE, READS_SHARED, clock.monotonic_s)
         self._writes = Lane(WRITES_ALONE, WRITES_SHARED, clock.monotonic_s)
 
@@ -60,11 +63,12 @@ class Turns:
 
         Raises:
             Busy: it took too long, or did not get its turn in time.
+            Stopping: it is a write that waited until after a restore was promised.
         """
         if method.waits:    # as long as its caller asks, and for nothing that others want
             return await method.handler(call, params)
         if method.mutates:
-            return await self._write(method, call, params, ceil(size / BYTES_A_WEIGHT) or 1)
+            return await self._write(method, call, params, size)
         client, lane, timeout_s = call.principal.client, self._reads, self._limits.request_timeout_s
         try:
             async with asyncio.timeout(timeout_s) as deadline:
@@ -76,15 +80,17 @@ class Turns:
                     return await method.handler(call, params)
                 finally:
                     lane.leave(client)
+                    self._writes.see(client, light=True)    # it has been there all the while
         except TimeoutError:
             if not deadline.expired():
                 raise
             raise Busy(f"It took longer than {timeout_s:g} s.", retry_after_ms=RETRY_MS) from None
 
-    async def _write(self, method: Method, call: Call, params: Params, weight: int) -> Any:
+    async def _write(self, method: Method, call: Call, params: Params, size: int) -> Any:
         client, lane, timeout_s = call.principal.client, self._writes, self._limits.request_timeout_s
-        holds_s = ITEM_S * len(getattr(params, "items", ())) + BYTE_S * BYTES_A_WEIGHT * weight
-        if not lane.try_enter(client, weight, holds_s):
+        items = len(getattr(params, "items", ()))
+        weight, holds_s = max(1, items, ceil(size / BYTES_A_WEIGHT)), ITEM_S * items + BYTE_S * size
+        if not (at_once := lane.try_enter(client, weight, holds_s)):
             try:
                 async with asyncio.timeout(timeout_s):
                     await lane.enter(client, weight, holds_s)
@@ -93,6 +99,8 @@ class Turns:
                     f"It did not get its turn within {timeout_s:g} s, and was not carried out.", retry_after_ms=RETRY_MS
                 ) from None
         try:
+            if not at_once:
+                self._gate.check_again()
             return await method.handler(call, params)
         finally:
             lane.leave(client, weight, holds_s)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from nexusd.config_sections import LimitsConfig, ServerConfig, SocketConfig, TcpConfig
 from nexusd.errors import ConfigError, StartupError
@@ -473,6 +475,29 @@ async def test_whoever_connected_before_a_stop_is_answered_however_far_they_had_
         assert await server.drain(20)
         client.settimeout(20)
         assert json.loads(await asyncio.to_thread(client.recv, 4096))["result"] == "pong"
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_all_who_connected_before_a_stop_are_answered(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], path: Path
+) -> None:
+    async def stop_with_many_at_the_door() -> list[bytes]:
+        server = make_server(path, Door(), gate=Gate(is_open=True))
+        await server.start()
+        with contextlib.ExitStack() as closing:
+            clients = [closing.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(60)]
+            for client in clients:
+                client.connect(str(path))
+                client.sendall(PING)
+            await server.stop_accepting()
+            await server.hear_out(20)
+            assert await server.drain(20)
+            await server.close()
+            return [client.recv(4096) for client in clients]
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        answers = runner.run(stop_with_many_at_the_door())
+    assert [json.loads(answer)["result"] for answer in answers] == ["pong"] * 60
 
 
 async def test_what_is_heard_is_under_way_before_anything_is_closed_to_it(

@@ -219,6 +219,27 @@ async def test_after_a_heavy_write_the_next_waits_while_another_client_asks_for_
     assert (await noisy.answer())["result"] == "done"
 
 
+@pytest.mark.parametrize("again", [True, False])
+async def test_writes_that_waited_are_carried_out_in_a_stop_unless_a_restore_sets_them_aside(
+    houses: list[House], tmp_path: Path, *, again: bool
+) -> None:
+    house = await opened(houses, tmp_path)
+    noisy = await house.tcp()
+    for _ in range(2):
+        noisy.send("list", items=[1] * WRITES_ALONE)
+    await house.have_begun(1)
+    async with asyncio.timeout(ANSWER_S):
+        while not house.dispatcher.turns.waiting:
+            await asyncio.sleep(0.001)
+    house.dispatcher.gate.stop(again=again)
+    house.door.set()
+    assert (await noisy.answer())["result"] == "done"   # it had begun
+    second = await noisy.answer()
+    if again:
+        assert (second["error"]["data"]["kind"], second["error"]["data"]["retryable"]) == ("stopping", True)
+    assert house.begun == (1 if again else 2)
+
+
 async def test_a_read_that_takes_too_long_is_given_up_and_the_client_told_when_to_ask_again(
     houses: list[House], tmp_path: Path
 ) -> None:

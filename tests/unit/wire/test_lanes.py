@@ -197,6 +197,51 @@ async def test_a_call_that_is_in_nobodys_way_is_followed_by_the_next_at_once(who
     assert lane.try_enter("noisy", HEAVY, holds_s)
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+async def test_heavy_calls_that_would_fit_together_come_one_by_one_beside_one_that_asks_for_little(
+    *, quiet: bool
+) -> None:
+    clock = ManualClock()
+    lane = Lane(64, 16, clock.monotonic_s)
+    lane.see("other", light=quiet)
+    heavy = [asyncio.create_task(lane.enter("noisy", 1, HOLDS_S)) for _ in range(3)]
+    assert await entered(heavy) == (1 if quiet else 3)
+    lane.leave("noisy", 1, HOLDS_S)
+    assert await entered(heavy) == (1 if quiet else 3)
+    if quiet:
+        assert await rested(heavy[1], clock, 1.1 * lanes.REST * HOLDS_S)
+        assert not heavy[2].done()
+    await end(heavy)
+
+
+async def test_a_light_call_that_takes_long_keeps_its_client_there() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    assert lane.try_enter("quiet")
+    clock.advance(10 * lanes.LIGHT_FOR_S)
+    assert lane.try_enter("noisy", HEAVY, HOLDS_S)
+    lane.leave("noisy", HEAVY, HOLDS_S)
+    assert not lane.try_enter("noisy", HEAVY, HOLDS_S)
+    clock.advance(lanes.REST * HOLDS_S)
+    lane.leave("quiet")
+    heavy = asyncio.create_task(lane.enter("noisy", HEAVY, HOLDS_S))
+    assert await rested(heavy, clock, 0.0)
+    lane.leave("noisy", HEAVY, HOLDS_S)
+    assert not lane.try_enter("noisy", HEAVY, HOLDS_S), "the quiet one has just gone"
+
+
+async def test_two_with_heavy_calls_that_also_ask_for_little_are_not_in_each_others_way() -> None:
+    lane = make()
+    for name in ("one", "other"):
+        lane.see(name, light=True)
+        assert lane.try_enter(name, HEAVY, HOLDS_S)
+    lane.leave("one", HEAVY, HOLDS_S)
+    lane.see("one", light=True)
+    lane.leave("other", HEAVY, HOLDS_S)
+    for name in ("one", "other"):
+        assert lane.try_enter(name, HEAVY, HOLDS_S)
+
+
 async def test_past_what_may_wait_the_next_is_told_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "MAX_WAITING", 3)
     lane = make()
