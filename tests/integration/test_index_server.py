@@ -142,7 +142,7 @@ async def test_a_server_that_stalls_is_given_up_after_the_deadline_and_found_aga
     fake: FakeQdrant, proxy: Proxy
 ) -> None:
     async with opened(
-        proxy.url, call_timeout_s=SHORT_S, search_timeout_s=SHORT_S, connect_timeout_s=SHORT_S
+        proxy.url, call_timeout_s=GIVEN_UP_S, search_timeout_s=GIVEN_UP_S, connect_timeout_s=GIVEN_UP_S
     ) as index:
         await index.upsert(SPEC.name, [point(1)])
         incarnation = index.health().incarnations[SPEC.name]
