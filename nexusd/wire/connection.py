@@ -287,9 +287,9 @@ class Connection(asyncio.Protocol):
                 self._go_on_later(share)
                 break
             began_s = perf_counter()
-            has_started = front.start_next(ended=self._ended)
-            share.took(perf_counter() - began_s)
-            if not has_started:
+            size = front.start_next(ended=self._ended)
+            share.took(perf_counter() - began_s, size)
+            if not size:
                 break
             started += 1
         if not front.has_partial:

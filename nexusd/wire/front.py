@@ -30,8 +30,8 @@ class Front(Protocol):
     def feed(self, data: bytes) -> None:
         """Take what was read."""
 
-    def start_next(self, *, ended: bool) -> bool:
-        """Start the next complete request, if there is one; `ended`: no more bytes come. Whether there was one."""
+    def start_next(self, *, ended: bool) -> int:
+        """Start the next complete request, if there is one; `ended`: no more bytes come. Its bytes, 0 for none."""
 
     def answered(self, answer: Any) -> None:
         """Send what came of an answer that was waited for."""

@@ -61,7 +61,7 @@ class HttpFront:
         """Take what was read."""
         self._requests.feed(data)
 
-    def start_next(self, *, ended: bool) -> bool:
+    def start_next(self, *, ended: bool) -> int:
         """Have the next request answered."""
         try:
             request = self._requests.next_request()
@@ -71,15 +71,15 @@ class HttpFront:
             if refusal.delay_s:
                 self._ends = refusal.ends
                 self._connection.run(self._late(refusal))
-                return False
+                return 0
             self._refuse(refusal)
-            return not refusal.ends
+            return 0 if refusal.ends else 1
         if request is None:
             if self._requests.wants_continue():
                 self._connection.send(CONTINUE)
-            return False
+            return 0
         self._begin(request)
-        return True
+        return 1 + len(request.body)
 
     def answered(self, answer: Response) -> None:
         """Send a response."""

@@ -63,27 +63,27 @@ class LineFront:
         """Take what was read."""
         self._frames.feed(data)
 
-    def start_next(self, *, ended: bool) -> bool:
+    def start_next(self, *, ended: bool) -> int:
         """Have the next frame answered."""
         if self._is_other:
             self._end_with(ParseError("Send one JSON value a line; this is something else."))
-            return False
+            return 0
         frames = self._frames
         frame = frames.next_frame()
         if frame is None:
             if frames.overflowed:
                 self._end_with(TooLarge(f"A message has at most {self._max_message_bytes} bytes."))
-                return False
+                return 0
             frame = frames.last_frame() if ended else None
             if frame is None:
-                return False
+                return 0
         connection = self._connection
         answer = self._answerer.begin(frame, connection.principal, self)
         if isinstance(answer, bytes):
             connection.send(answer + b"\n")
         elif answer is not None:
             connection.run(answer)
-        return True
+        return len(frame)
 
     def answered(self, answer: bytes | None) -> None:
         """Send a reply, if there is one."""

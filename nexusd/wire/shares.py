@@ -4,7 +4,9 @@ Owns the account of what each client's messages cost the loop, and when it has i
 
 A client that is alone is hardly held up. As soon as another one is there, one that used up its slice lets the loop turn
 first: whoever else has something to do does as much. Time that nobody else wants is not kept from anybody; only after a
-single message that took long a client rests, since such a message holds up everybody and has to be rare.
+single message that took long a client rests, since such a message holds up everybody and has to be rare. Beside
+somebody who sends only small ones it need not even be that long: what reads as many bytes as a hundred of these is felt
+by each that comes meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ LONG_S = 0.005      # a message that took this long was felt by everybody else
 # How many times as long as it took a client rests after one: at a hundred messages a second of somebody else's, one in
 # a hundred finds it in its way.
 REST = 40
+BIG_BYTES = 8192        # to read a message of so many takes as long as to answer a small one
+BYTE_S = 10e-9          # what each costs. By this and not by the clock, which also counts waiting for a processor
+LIGHT_FOR_S = 0.25      # whoever sends small messages is there for so long after each, to those with big ones
 LONGEST_REST_S = 4.0
 
 
@@ -32,6 +37,8 @@ class Share:
     def __init__(self, shares: Shares) -> None:
         self.connections = 0
         self.seen_s = -math.inf
+        self.small_s = -math.inf        # its last message that was small, and its last that was not
+        self.big_s = -math.inf
         self._shares = shares
         self._used_s = 0.0              # of the slice
         self._waiting: deque[Callable[[], None]] = deque()
@@ -42,18 +49,28 @@ class Share:
         """Whether others come first now."""
         return self._next is not None
 
-    def took(self, seconds: float) -> None:
-        """One of its messages was looked at, and perhaps answered."""
+    def took(self, seconds: float, size: int) -> None:
+        """One of its messages, of so many bytes, was looked at, and perhaps answered; of none if it is not complete."""
         others = self._shares.others_than(self)
         self._used_s += seconds
+        if size >= BIG_BYTES:
+            self.big_s = self.seen_s
+            if others and self._next is None and self._shares.has_small(self):
+                self._rest(max(seconds if seconds >= LONG_S else 0.0, BYTE_S * size))
+                return
+        elif size:
+            self.small_s = self.seen_s
         if self._used_s < (SLICE_S if others else SLICE_ALONE_S) or self._next is not None:
             return
-        used_s, self._used_s = self._used_s, 0.0
-        loop = self._shares.loop
-        if others and used_s >= LONG_S:
-            self._next = loop.call_later(min(LONGEST_REST_S, REST * used_s), self._go_on)
+        if others and self._used_s >= LONG_S:
+            self._rest(self._used_s)
         else:
-            self._next = loop.call_soon(self._go_on)
+            self._used_s = 0.0
+            self._next = self._shares.loop.call_soon(self._go_on)
+
+    def _rest(self, used_s: float) -> None:
+        self._used_s = 0.0
+        self._next = self._shares.loop.call_later(min(LONGEST_REST_S, REST * used_s), self._go_on)
 
     def wait(self, function: Callable[[], None]) -> None:
         """Call it when there is time again; in the order in which they come."""
@@ -111,3 +128,11 @@ class Shares:
             self._counted_s = now_s
             self._present = sum(other.seen_s >= now_s - PRESENT_S for other in self._shares.values())
         return max(0, self._present - 1)
+
+    def has_small(self, share: Share) -> bool:
+        """Whether another client is there that sends small messages, and no others."""
+        now_s = self.now_s()
+        return any(
+            now_s - other.small_s < LIGHT_FOR_S and now_s - other.big_s >= PRESENT_S
+            for other in self._shares.values() if other is not share
+        )

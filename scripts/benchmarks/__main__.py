@@ -26,7 +26,7 @@ import paired
 import recall
 from baseline import bare_creates_per_second, drop_outbox_triggers
 from daemon import MeasuredDaemon, connect_tcp, request, running
-from fairness import AIM, ECHO, MESSAGE_BYTES, NOISES, compare, echo_running, percentile_ms, quiet_requests
+from fairness import AIM, MESSAGE_BYTES, NOISES, latencies_ms, percentile_ms
 from load import Framing, HttpFraming, NdjsonFraming, Result, run_load, together
 from peer import running_peer, why_not
 from prefill import prefill
@@ -362,35 +362,20 @@ def _verifies(daemon: MeasuredDaemon) -> bool:
     return job is not None and bool(job["state"] == "running")
 
 
-
-def is_settled(daemon: MeasuredDaemon) -> bool:
-    """Whether nothing is left of what a client asked that is gone."""
-    with daemon.connect() as connection:
-        connection.sendall(get("/metrics").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        figures = connection.makefile("rb").read()
-    return b"\nnexusd_requests_in_flight 1.0\n" in figures    # this one
-
-
 def measure_fairness(options: Options, report: Report) -> None:
     """A quiet client's 99th percentile, alone and beside one noisy client of every kind."""
-
-    def quiet_p99_ms(noise: str, connect: Callable[[], socket.socket], requests: list[bytes]) -> tuple[float, float]:
-        alone, beside = compare(connect, daemon.tcp_address(), noise, requests, options.seconds,
-                                between=lambda: daemon.wait_until(lambda: is_settled(daemon)))
-        return percentile_ms(alone), percentile_ms(beside)
-    prefill(options.work / "fair" / "nexus.db", FAIR_EPISODES)
+    data = options.work / "fair"
+    prefill(data / "nexus.db", FAIR_EPISODES)
     settings = {**TCP, "NEXUSD_SERVER__LIMITS__MAX_MESSAGE_BYTES_TCP": str(MESSAGE_BYTES)}
-    with running(options.work / "fair", **settings) as daemon, echo_running(options.work / "echo.sock") as echo:
+    with running(data, **settings) as daemon:
         daemon.wait_until(lambda: daemon.call("outbox.status")["pending"] == 0)
-        daemon.call("memory.search", query="once, so that the model is loaded")
-        for noise in NOISES:
-            alone, beside = quiet_p99_ms(noise, echo, ECHO)
-            report.add(f"an echo by another process beside {noise}, p99", f"{alone:.2f} -> {beside:.2f} ms",
-                       f"{beside / alone:.1f} x: the machine's own")
-            for what, requests in quiet_requests().items():
-                alone, beside = quiet_p99_ms(noise, daemon.connect, requests)
-                report.add(f"{what} beside {noise}, p99", f"{alone:.2f} -> {beside:.2f} ms",
-                           f"{beside / alone:.1f} x, at most {AIM:g} x", holds=beside <= AIM * alone)
+        daemon.wait_until(lambda: not daemon.call("system.status")["index"]["rebuilding"])
+    for noise in NOISES:
+        for what, (alone_ms, beside_ms) in latencies_ms(data, options.work, noise, settings, options.seconds).items():
+            alone, beside = percentile_ms(alone_ms), percentile_ms(beside_ms)
+            report.add(f"{what} beside {noise}, p99", f"{alone:.2f} -> {beside:.2f} ms", f"{beside / alone:.1f} x, "
+                       + (f"at most {AIM:g} x" if what != "echo" else "by another process: the machine's own"),
+                       holds=beside <= AIM * alone if what != "echo" else None)
 
 
 def measure_export(options: Options, report: Report) -> None:

@@ -1,7 +1,8 @@
 """What one noisy client does to another: the same quiet requests alone and beside each kind of noise, in turns.
 
-Owns the kinds of noise and the quiet client's requests. The noisy client is a process of its own that comes in over
-TCP, with as many connections and as many requests in flight as the limits let it have.
+Owns the kinds of noise, the quiet client's requests, and the turns. The noisy client is a process of its own that comes
+in over TCP, with as many connections and as many requests in flight as the limits let it have. Each turn has a daemon
+of its own on a copy of the same data, so that none finds what the noise of another one left to be done.
 
 Beside what the daemon answers the quiet client asks another process, which only sends a line back: what becomes slower
 there waits for a processor, and not for the daemon.
@@ -13,13 +14,16 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from daemon import running
 from load import NdjsonFraming, Result, run_load
 from texts import Texts
 
@@ -180,20 +184,30 @@ def _make_noise(address: tuple[str, int], requests: Iterator[bytes], connections
         thread.join()
 
 
-def compare(
-    connect: Callable[[], socket.socket], address: tuple[str, int], noise: str, requests: Sequence[bytes],
-    seconds: float, between: Callable[[], object],
-) -> tuple[list[float], list[float]]:
-    """The quiet client's latencies in ms, alone and beside this noise. `between` waits until the noise is over."""
-    alone: list[float] = []
-    beside: list[float] = []
+def latencies_ms(
+    data: Path, work: Path, noise: str, settings: dict[str, str], seconds: float
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Of each of the quiet client's requests, and of the echo: alone, and beside this noise.
+
+    `data` is a daemon's directory, of which a copy is used; `seconds` is how long each of them is asked, in all turns.
+    """
     make, connections, in_flight = NOISES[noise]
-    for _ in range(TURNS):
-        alone += _quiet(connect, requests, seconds / TURNS).latencies_ms
-        with noise_running(address, make, connections, in_flight):
-            beside += _quiet(connect, requests, seconds / TURNS).latencies_ms
-        between()
-    return alone, beside
+    alone: dict[str, list[float]] = defaultdict(list)
+    beside: dict[str, list[float]] = defaultdict(list)
+    for turn in range(TURNS):
+        copy = work / str(turn)
+        shutil.copytree(data, copy, ignore=shutil.ignore_patterns("*.sock"))
+        with running(copy, **settings) as daemon, echo_running(copy / "echo.sock") as echo:
+            asked = [("echo", echo, ECHO), *((what, daemon.connect, how) for what, how in quiet_requests().items())]
+            daemon.call("memory.search", query="once, so that the model is loaded")
+            for what, connect, requests in asked:
+                alone[what] += _quiet(connect, requests, seconds / TURNS).latencies_ms
+            with noise_running(daemon.tcp_address(), make, connections, in_flight):
+                for what, connect, requests in asked:
+                    beside[what] += _quiet(connect, requests, seconds / TURNS).latencies_ms
+            daemon.kill()   # what the noise left is for nobody
+        shutil.rmtree(copy)
+    return {what: (alone[what], beside[what]) for what in alone}
 
 
 def _quiet(connect: Callable[[], socket.socket], requests: Sequence[bytes], seconds: float) -> Result:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from nexusd.wire.shares import (
+    BIG_BYTES,
+    BYTE_S,
     COUNTED_FOR_S,
+    LIGHT_FOR_S,
     LONG_S,
     LONGEST_REST_S,
     PRESENT_S,
@@ -57,9 +60,9 @@ def make() -> tuple[Shares, Loop]:
 def test_one_that_is_alone_lets_only_the_loop_turn() -> None:
     shares, loop = make()
     share = shares.join("noisy")
-    share.took(SLICE_ALONE_S / 2)
+    share.took(SLICE_ALONE_S / 2, 100)
     assert not share.is_spent
-    share.took(10.0)
+    share.took(10.0, 100)
     assert share.is_spent
     assert loop.run() == 0.0
     assert not share.is_spent
@@ -69,10 +72,10 @@ def test_beside_others_a_slice_is_short_and_time_that_nobody_wants_is_kept_from_
     shares, loop = make()
     noisy = shares.join("noisy")
     for name in ("quiet", "other"):
-        shares.join(name).took(0.0)
-    noisy.took(SLICE_S / 2)
+        shares.join(name).took(0.0, 100)
+    noisy.took(SLICE_S / 2, 100)
     assert not noisy.is_spent
-    noisy.took(SLICE_S / 2)
+    noisy.took(SLICE_S / 2, 100)
     assert noisy.is_spent
     assert loop.run() == 0.0
 
@@ -86,7 +89,7 @@ def test_those_who_want_more_than_there_is_have_slice_after_slice_in_turn() -> N
 
         def go_on() -> None:
             order.append(name)
-            share.took(SLICE_S)
+            share.took(SLICE_S, 100)
             share.wait(go_on)
 
         share.wait(go_on)
@@ -102,7 +105,7 @@ def test_how_many_are_there_is_known_without_looking_at_each_with_every_message(
     shares, loop = make()
     clients = [shares.join(f"{n}") for n in range(100)]
     for n, client in enumerate(clients):
-        client.took(0.0)
+        client.took(0.0, 100)
         assert shares.others_than(client) == n, "who comes counts at once"
     loop.now_s += PRESENT_S + COUNTED_FOR_S
     assert shares.others_than(clients[0]) == 0
@@ -112,20 +115,53 @@ def test_how_many_are_there_is_known_without_looking_at_each_with_every_message(
 def test_a_message_that_took_long_is_followed_by_a_rest_that_has_an_end() -> None:
     shares, loop = make()
     noisy = shares.join("noisy")
-    shares.join("quiet").took(0.0)
-    noisy.took(LONG_S)
+    shares.join("quiet").took(0.0, 100)
+    noisy.took(LONG_S, 100)
     assert round(loop.run(), 6) == REST * LONG_S
-    shares.join("quiet").took(0.0)
-    noisy.took(60.0)
+    shares.join("quiet").took(0.0, 100)
+    noisy.took(60.0, 100)
     assert round(loop.run(), 6) == LONGEST_REST_S
+
+
+def test_a_big_message_is_followed_by_a_rest_beside_who_sends_small_ones_only() -> None:
+    shares, loop = make()
+    bulk, quiet = shares.join("bulk"), shares.join("quiet")
+    quiet.took(0.0, 100)
+    bulk.took(SLICE_S, 50_000)
+    assert round(loop.run(), 6) == round(REST * BYTE_S * 50_000, 6)
+    quiet.took(0.0, 100)
+    bulk.took(SLICE_S, BIG_BYTES - 1)
+    assert loop.run() == 0.0, "not after a small one"
+    bulk.took(LONG_S, 50_000)
+    assert round(loop.run(), 6) == round(REST * LONG_S, 6), "as long as it really took, where that was long"
+    quiet.took(0.0, BIG_BYTES)
+    bulk.took(SLICE_S, 50_000)
+    assert loop.run() == 0.0, "two with big ones do not keep each other waiting"
+    loop.now_s += PRESENT_S
+    quiet.took(0.0, 100)
+    loop.now_s += LIGHT_FOR_S
+    bulk.took(SLICE_S, 50_000)
+    assert loop.run() == 0.0, "nor does one that said something a while ago"
+    quiet.took(0.0, 0)
+    bulk.took(SLICE_S, 50_000)
+    assert loop.run() == 0.0, "nor one whose message is not complete"
+
+
+def test_its_own_small_messages_keep_nobody_from_big_ones() -> None:
+    shares, loop = make()
+    shares.join("other").took(0.0, BIG_BYTES)
+    bulk = shares.join("bulk")
+    bulk.took(0.0, 100)
+    bulk.took(SLICE_S, 50_000)
+    assert loop.run() == 0.0
 
 
 def test_who_is_connected_and_says_nothing_holds_nobody_up() -> None:
     shares, loop = make()
     noisy = shares.join("noisy")
-    shares.join("quiet").took(0.0)
+    shares.join("quiet").took(0.0, 100)
     loop.now_s += PRESENT_S + 1
-    noisy.took(1.0)
+    noisy.took(1.0, 100)
     assert loop.run() == 0.0
 
 
@@ -137,7 +173,7 @@ def test_its_connections_have_their_turn_one_after_the_other_and_none_twice_befo
     def connection(name: str) -> Callable[[], None]:
         def go_on() -> None:
             order.append(name)
-            noisy.took(SLICE_S)
+            noisy.took(SLICE_S, 100)
             noisy.wait(go_on)
         return go_on
 
@@ -150,9 +186,9 @@ def test_its_connections_have_their_turn_one_after_the_other_and_none_twice_befo
 
 def test_whoever_closes_and_comes_again_rests_on_and_is_forgotten_afterwards() -> None:
     shares, loop = make()
-    shares.join("quiet").took(0.0)
+    shares.join("quiet").took(0.0, 100)
     noisy = shares.join("noisy")
-    noisy.took(1.0)
+    noisy.took(1.0, 100)
     shares.leave("noisy")
     again = shares.join("noisy")
     assert again.is_spent
