@@ -6,7 +6,8 @@ of its calls begin. Knows neither methods nor what a call does.
 A client that is alone has the whole lane. As soon as another one is there too, each has its share of a part that is
 small enough for a newcomer to find little before it: what has begun is not interrupted. So a call that holds everybody
 up, such as a list that is one transaction, has to be rare beside somebody who asks for little at a time: its client has
-one of these under way, and rests after each before the next that is as heavy, as long as such a one is there.
+one of these under way, and rests after each before the next that is as heavy, as long as such a one is there. The same
+goes for every call of a client that has hundreds of them waiting, which is a flood.
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ REST = 50           # times as long as the heavy call held others up: of fifty s
 # are carried out as well, so that this is what bounds them.
 MAX_WAITING = 4096
 RETRY_MS = 1000
+FLOOD = 256     # calls of one client that wait: no client that reads its answers before it asks on has so many
 
 
 class _Client:
     """What one client has under way, and what waits behind it."""
 
-    __slots__ = ("busy", "heavy", "heavy_s", "light_s", "rest", "rests_until_s", "seen_s", "waiting")
+    __slots__ = ("busy", "heavy", "light_s", "much_s", "rest", "rests_until_s", "seen_s", "waiting")
 
     def __init__(self) -> None:
         self.busy = 0
         self.seen_s = 0.0
         self.heavy = 0              # of those under way
-        self.heavy_s = -math.inf    # when the last of these was done
+        self.much_s = -math.inf     # when the last of these was done, or too many waited
         self.light_s = -math.inf    # when it asked for little the last time
         self.rest: asyncio.TimerHandle | None = None    # from heavy calls
         self.rests_until_s = 0.0
@@ -50,14 +52,22 @@ class _Client:
     def idle(self) -> bool:
         return not self.busy and not self.waiting
 
+    @property
+    def floods(self) -> bool:
+        return len(self.waiting) >= FLOOD
+
 
 class Lane:
     """Calls of one sort. A call weighs at least one; one that weighs more than there is room for goes alone."""
 
-    def __init__(self, alone: int, shared: int, now_s: Callable[[], float]) -> None:
-        """`alone` is what one client may have under way, `shared` what all have together when there are several."""
+    def __init__(self, alone: int, shared: int, flood_s: float, now_s: Callable[[], float]) -> None:
+        """`alone` is what one client may have under way, `shared` what all have together when there are several.
+
+        After a call of a flood its client rests as if that had held others up for `flood_s`.
+        """
         self._alone = alone
         self._shared = shared
+        self._flood_s = flood_s
         self._now_s = now_s
         self._clients: dict[str, _Client] = {}
         self._looked_s = now_s()
@@ -66,6 +76,8 @@ class Lane:
     def try_enter(self, name: str, weight: int = 1, holds_s: float = 0.0) -> bool:
         """Enter at once, if it is this client's turn; whether it is. The call holds others up for so long."""
         client = self.see(name, light=holds_s < HEAVY_S)
+        if client.floods:
+            client.much_s = client.seen_s
         if client.waiting or not self._fits(client, weight, holds_s):
             return False
         self._begin(client, weight, holds_s)
@@ -100,10 +112,12 @@ class Lane:
         """A call is done: the next of the same client begin."""
         client = self._clients[name]
         self._end(client, weight, holds_s)
+        if client.floods:
+            holds_s = max(holds_s, self._flood_s)
         if holds_s < HEAVY_S:
             client.light_s = client.seen_s
         else:
-            client.heavy_s = now_s = client.seen_s
+            client.much_s = now_s = client.seen_s
             # no longer than the client is remembered
             client.rests_until_s = min(max(client.rests_until_s, now_s) + REST * holds_s, now_s + PRESENT_S)
             self._rest(client)
@@ -129,10 +143,10 @@ class Lane:
             client.rest = asyncio.get_running_loop().call_later(rests_s, self._look_at_rest, client)
 
     def _light_until_s(self, client: _Client, now_s: float) -> float:
-        """Until when another client is there that asks for little, and for nothing heavy besides."""
+        """Until when another client is there that asks for little, and for nothing else besides."""
         last_s = -math.inf
         for other in self._clients.values():
-            if other is client or other.heavy or now_s - other.heavy_s < PRESENT_S:
+            if other is client or other.heavy or now_s - other.much_s < PRESENT_S:
                 continue
             last_s = max(last_s, other.light_s if other.idle else now_s)
         return last_s + LIGHT_FOR_S
@@ -151,6 +165,11 @@ class Lane:
     def clients(self) -> int:
         """Clients that are remembered."""
         return len(self._clients)
+
+    def asks_for_much(self, name: str) -> bool:
+        """Whether this client has heavy calls or a flood of others here, or has just had."""
+        client = self._clients.get(name)
+        return client is not None and (client.heavy > 0 or self._now_s() - client.much_s < PRESENT_S)
 
     def see(self, name: str, *, light: bool) -> _Client:
         """This client is there, whether it enters or not; `light`: it asks for little."""
@@ -172,9 +191,10 @@ class Lane:
                 turn.set_result(None)
 
     def _fits(self, client: _Client, weight: int, holds_s: float) -> bool:
-        if holds_s >= HEAVY_S:
+        if holds_s >= HEAVY_S or client.floods:
             now_s = self._now_s()
-            if client.rest is not None or (client.heavy and now_s < self._light_until_s(client, now_s)):
+            goes_alone = client.busy if client.floods else client.heavy
+            if client.rest is not None or (goes_alone and now_s < self._light_until_s(client, now_s)):
                 return False
         present = self._count_present()
         share = self._alone if present == 1 else max(1, self._shared // present)

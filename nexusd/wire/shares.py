@@ -6,7 +6,8 @@ A client that is alone is hardly held up. As soon as another one is there, one t
 first: whoever else has something to do does as much. Time that nobody else wants is not kept from anybody; only after a
 single message that took long a client rests, since such a message holds up everybody and has to be rare. Beside
 somebody who sends only small ones it need not even be that long: what reads as many bytes as a hundred of these is felt
-by each that comes meanwhile.
+by each that comes meanwhile. And whoever has many connections that wait for its slices, all the time, has little of the
+loop while somebody is asking who has not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ LONG_S = 0.005      # a message that took this long was felt by everybody else
 REST = 40
 BIG_BYTES = 8192        # to read a message of so many takes as long as to answer a small one
 BYTE_S = 10e-9          # what each costs. By this and not by the clock, which also counts waiting for a processor
+FLOOD = 16              # who has had so many connections waiting for their turn,
+FLOOD_S = 0.1           # for so long without a pause, floods
+FLOOD_REST_S = 0.001    # what it rests after each slice: the shortest that there is
+PAUSE_S = 0.01          # who asks nothing for so long is not asking, and has no flood any more
 LIGHT_FOR_S = 0.25      # whoever sends small messages is there for so long after each, to those with big ones
 LONGEST_REST_S = 4.0
 
@@ -39,6 +44,8 @@ class Share:
         self.seen_s = -math.inf
         self.small_s = -math.inf        # its last message that was small, and its last that was not
         self.big_s = -math.inf
+        self._flood_began_s = 0.0
+        self._flooded_s = -math.inf     # when as many waited the last time
         self._shares = shares
         self._used_s = 0.0              # of the slice
         self._waiting: deque[Callable[[], None]] = deque()
@@ -64,6 +71,9 @@ class Share:
             return
         if others and self._used_s >= LONG_S:
             self._rest(self._used_s)
+        elif others and self.floods(self.seen_s) and self._shares.is_asking(self):
+            self._used_s = 0.0
+            self._next = self._shares.loop.call_later(FLOOD_REST_S, self._go_on)
         else:
             self._used_s = 0.0
             self._next = self._shares.loop.call_soon(self._go_on)
@@ -75,8 +85,17 @@ class Share:
     def wait(self, function: Callable[[], None]) -> None:
         """Call it when there is time again; in the order in which they come."""
         self._waiting.append(function)
+        if len(self._waiting) >= FLOOD:
+            now_s = self._shares.now_s()
+            if now_s - self._flooded_s >= PAUSE_S:
+                self._flood_began_s = now_s
+            self._flooded_s = now_s
         if self._next is None:
             self._next = self._shares.loop.call_soon(self._go_on)
+
+    def floods(self, now_s: float) -> bool:
+        """Whether it has had many connections waiting for a while, and all the time."""
+        return now_s - self._flooded_s < PAUSE_S and self._flooded_s - self._flood_began_s >= FLOOD_S
 
     def _go_on(self) -> None:
         self._next = None
@@ -128,6 +147,14 @@ class Shares:
             self._counted_s = now_s
             self._present = sum(other.seen_s >= now_s - PRESENT_S for other in self._shares.values())
         return max(0, self._present - 1)
+
+    def is_asking(self, share: Share) -> bool:
+        """Whether another client asks just now, with small messages only, and as fast as it is answered."""
+        now_s = self.now_s()
+        return any(
+            now_s - other.small_s < PAUSE_S and now_s - other.big_s >= PRESENT_S and not other.floods(now_s)
+            for other in self._shares.values() if other is not share
+        )
 
     def has_small(self, share: Share) -> bool:
         """Whether another client is there that sends small messages, and no others."""

@@ -30,6 +30,7 @@ WRITES_ALONE, WRITES_SHARED = 256, 32
 BYTES_A_WEIGHT = 1024
 # How long a write holds others up: a row with its words takes the writer some 50 us, a long text 20 ns a byte.
 ITEM_S, BYTE_S = 50e-6, 20e-9
+READ_S, WRITE_S = 0.004, 0.001  # what one of a flood holds others up for: a search, and one of many small writes
 
 
 class Turns:
@@ -38,8 +39,8 @@ class Turns:
     def __init__(self, limits: LimitsConfig, clock: Clock, gate: Gate) -> None:
         self._limits = limits
         self._gate = gate
-        self._reads = Lane(READS_ALONE, READS_SHARED, clock.monotonic_s)
-        self._writes = Lane(WRITES_ALONE, WRITES_SHARED, clock.monotonic_s)
+        self._reads = Lane(READS_ALONE, READS_SHARED, READ_S, clock.monotonic_s)
+        self._writes = Lane(WRITES_ALONE, WRITES_SHARED, WRITE_S, clock.monotonic_s)
 
     def set_limits(self, limits: LimitsConfig) -> None:
         """Calls that begin from now on have these deadlines."""
@@ -47,8 +48,12 @@ class Turns:
 
     def notice(self, client: str, *, writes: bool) -> None:
         """This client asks for something."""
-        self._reads.see(client, light=True)
-        self._writes.see(client, light=not writes)  # what it writes is looked at when it enters
+        light = self._asks_for_little(client)
+        self._reads.see(client, light=light)
+        self._writes.see(client, light=light and not writes)    # what it writes is looked at when it enters
+
+    def _asks_for_little(self, client: str) -> bool:
+        return not self._reads.asks_for_much(client) and not self._writes.asks_for_much(client)
 
     @property
     def waiting(self) -> int:
@@ -80,7 +85,7 @@ class Turns:
                     return await method.handler(call, params)
                 finally:
                     lane.leave(client)
-                    self._writes.see(client, light=True)    # it has been there all the while
+                    self._writes.see(client, light=self._asks_for_little(client))  # it has been there all the while
         except TimeoutError:
             if not deadline.expired():
                 raise

@@ -15,11 +15,11 @@ from nexusd.wire import lanes
 from nexusd.wire.lanes import PRESENT_S, Lane
 
 pytestmark = pytest.mark.anyio
-ALONE, SHARED = 8, 2
+ALONE, SHARED, FLOOD_S = 8, 2, 0.002
 
 
 def make(clock: ManualClock | None = None) -> Lane:
-    return Lane(ALONE, SHARED, (clock or ManualClock()).monotonic_s)
+    return Lane(ALONE, SHARED, FLOOD_S, (clock or ManualClock()).monotonic_s)
 
 
 def entering(lane: Lane, name: str, count: int, weight: int = 1) -> list[asyncio.Task[None]]:
@@ -202,7 +202,7 @@ async def test_heavy_calls_that_would_fit_together_come_one_by_one_beside_one_th
     *, quiet: bool
 ) -> None:
     clock = ManualClock()
-    lane = Lane(64, 16, clock.monotonic_s)
+    lane = Lane(64, 16, FLOOD_S, clock.monotonic_s)
     lane.see("other", light=quiet)
     heavy = [asyncio.create_task(lane.enter("noisy", 1, HOLDS_S)) for _ in range(3)]
     assert await entered(heavy) == (1 if quiet else 3)
@@ -228,6 +228,75 @@ async def test_a_light_call_that_takes_long_keeps_its_client_there() -> None:
     assert await rested(heavy, clock, 0.0)
     lane.leave("noisy", HEAVY, HOLDS_S)
     assert not lane.try_enter("noisy", HEAVY, HOLDS_S), "the quiet one has just gone"
+
+
+async def test_a_flood_of_light_calls_goes_one_by_one_with_rests_beside_one_that_asks_for_little() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    lane.see("quiet", light=True)
+    flood = entering(lane, "noisy", lanes.FLOOD)
+    assert await entered(flood) == 1    # its share, of two
+    lane.leave("noisy")
+    assert await entered(flood) == 2, "fewer than a flood wait: no rest"
+    assert not lane.asks_for_much("noisy")
+    flood += entering(lane, "noisy", 4)
+    await entered(flood)
+    assert lane.asks_for_much("noisy")
+    lane.leave("noisy")
+    assert await entered(flood) == 2
+    assert not await rested(flood[2], clock, 0.5 * lanes.REST * FLOOD_S)
+    lane.see("quiet", light=True)
+    assert await rested(flood[2], clock, 0.6 * lanes.REST * FLOOD_S)
+    assert lane.try_enter("quiet")
+    await end(flood)
+
+
+async def test_of_a_flood_not_even_those_go_together_for_which_there_would_be_room() -> None:
+    clock = ManualClock()
+    lane = Lane(64, 16, FLOOD_S, clock.monotonic_s)
+    lane.see("quiet", light=True)
+    heavy = entering(lane, "noisy", 1, weight=1000)
+    flood = entering(lane, "noisy", lanes.FLOOD + 9)
+    assert await entered(heavy) == 1
+    lane.leave("noisy", 1000)
+    assert await entered(flood) == 0
+    assert await rested(flood[0], clock, lanes.REST * FLOOD_S)
+    assert await entered(flood) == 1
+    await end([*heavy, *flood])
+
+
+@pytest.mark.parametrize("who", ["nobody", "another flood", "one with heavy calls"])
+async def test_a_flood_is_not_held_up_beside_nobody_who_asks_for_little(who: str) -> None:
+    lane = make()
+    others: list[asyncio.Task[None]] = []
+    if who == "another flood":
+        others = entering(lane, "other", ALONE + lanes.FLOOD + 2)
+        await entered(others)
+        lane.leave("other")
+    elif who == "one with heavy calls":
+        assert lane.try_enter("other", HEAVY, HOLDS_S)
+    flood = entering(lane, "noisy", ALONE + lanes.FLOOD + 4)
+    began = await entered(flood)
+    for left in range(1, 4):
+        lane.leave("noisy")
+        assert await entered(flood) == began + left
+    await end([*flood, *others])
+
+
+async def test_a_flood_that_has_ebbed_is_a_flood_no_more() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    flood = entering(lane, "noisy", ALONE + lanes.FLOOD)
+    await entered(flood)
+    lane.leave("noisy")
+    assert lane.asks_for_much("noisy")
+    await end(flood)
+    clock.advance(PRESENT_S)
+    assert not lane.asks_for_much("noisy")
+    lane.see("noisy", light=True)
+    assert lane.try_enter("other", HEAVY, HOLDS_S)
+    lane.leave("other", HEAVY, HOLDS_S)
+    assert not lane.try_enter("other", HEAVY, HOLDS_S), "it asks for little now"
 
 
 async def test_two_with_heavy_calls_that_also_ask_for_little_are_not_in_each_others_way() -> None:

@@ -6,17 +6,24 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from nexusd.wire.shares import (
     BIG_BYTES,
     BYTE_S,
     COUNTED_FOR_S,
+    FLOOD,
+    FLOOD_REST_S,
+    FLOOD_S,
     LIGHT_FOR_S,
     LONG_S,
     LONGEST_REST_S,
+    PAUSE_S,
     PRESENT_S,
     REST,
     SLICE_ALONE_S,
     SLICE_S,
+    Share,
     Shares,
 )
 
@@ -44,7 +51,7 @@ class Loop:
         """Go to the next call, and make it; how long that was."""
         self.calls.sort(key=lambda call: call[0])
         at_s, function = self.calls.pop(0)
-        waited_s, self.now_s = at_s - self.now_s, at_s
+        waited_s, self.now_s = at_s - self.now_s, max(self.now_s, at_s)
         function()
         return waited_s
 
@@ -154,6 +161,68 @@ def test_its_own_small_messages_keep_nobody_from_big_ones() -> None:
     bulk.took(0.0, 100)
     bulk.took(SLICE_S, 50_000)
     assert loop.run() == 0.0
+
+
+def flood(shares: Shares, loop: Loop, name: str, connections: int, seconds: float) -> None:
+    """So many connections wait for this client's slices for so long, and still do."""
+    share = shares.join(name)
+
+    def go_on() -> None:
+        share.took(SLICE_ALONE_S, 100)
+        share.wait(go_on)
+
+    until_s = loop.now_s + seconds
+    for _ in range(connections):
+        share.wait(go_on)
+    while loop.now_s < until_s:
+        loop.run()
+        loop.now_s += SLICE_ALONE_S
+
+
+def turns_in(loop: Loop, share: Share, seconds: float) -> int:
+    """How many slices it has in so long."""
+    turns, until_s = 0, loop.now_s + seconds
+    while loop.now_s < until_s:
+        seen_s = share.seen_s
+        loop.run()
+        turns += share.seen_s != seen_s
+        loop.now_s += SLICE_S
+    return turns
+
+
+def test_a_flood_has_little_of_the_loop_while_somebody_is_asking() -> None:
+    shares, loop = make()
+    quiet = shares.join("quiet")
+    flood(shares, loop, "noisy", FLOOD + 1, 2 * FLOOD_S)
+    noisy = shares.join("noisy")
+    assert noisy.floods(loop.now_s)
+    assert turns_in(loop, noisy, 0.1) > 1000, "nobody asks"
+    quiet.took(0.0, 100)
+    assert turns_in(loop, noisy, 0.9 * PAUSE_S) < 2 * PAUSE_S / FLOOD_REST_S
+    quiet.took(0.0, BIG_BYTES)
+    quiet.took(0.0, 100)
+    assert turns_in(loop, noisy, 0.9 * PAUSE_S) > 10 * PAUSE_S / FLOOD_REST_S, "who also sends big ones is not spared"
+    loop.now_s += PRESENT_S
+    flood(shares, loop, "noisy", 1, 2 * FLOOD_S)
+    assert turns_in(loop, noisy, 0.1) > 1000, "nobody asks any more"
+
+
+@pytest.mark.parametrize(("connections", "seconds"), [(FLOOD - 1, 2 * FLOOD_S), (2 * FLOOD, 0.5 * FLOOD_S)])
+def test_a_few_connections_or_a_moment_are_no_flood(connections: int, seconds: float) -> None:
+    shares, loop = make()
+    flood(shares, loop, "busy", connections, seconds)
+    assert not shares.join("busy").floods(loop.now_s)
+
+
+def test_two_floods_do_not_hold_each_other_up() -> None:
+    shares, loop = make()
+    for name in ("one", "other"):
+        flood(shares, loop, name, FLOOD + 1, 0.0)
+    one = shares.join("one")
+    turns_in(loop, one, 2 * FLOOD_S)
+    assert one.floods(loop.now_s)
+    assert shares.join("other").floods(loop.now_s)
+    assert turns_in(loop, one, 0.1) > 500
 
 
 def test_who_is_connected_and_says_nothing_holds_nobody_up() -> None:
