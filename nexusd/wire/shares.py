@@ -136,6 +136,7 @@ class Shares:
         """Those without a connection are gone, unless they rest: whoever comes again at once rests on."""
         for client in [name for name, share in self._shares.items() if not share.connections and not share.is_spent]:
             del self._shares[client]
+            self._counted_s = -math.inf     # as whoever has logged in: it was not there beside itself
 
     def others_than(self, share: Share) -> int:
         """How many other clients are there. This one is seen: it asks for something."""

@@ -24,9 +24,10 @@ from nexusd.wire.methods import Call, Method
 RETRY_MS = 1000
 # Of one client alone: more reads at a time do not make each other faster, and a newcomer waits for those there are.
 READS_ALONE, READS_SHARED = 8, 2
-# Writes of one commit; beside others a part of one. A write weighs one for each item, or for every so many bytes of its
-# message where that is more.
-WRITES_ALONE, WRITES_SHARED = 256, 32
+# Writes of one commit; beside others a few, since whoever is in a commit waits for all of it: beside somebody's 64 at a
+# time another one's took two to three times as long where 32 were shared. A write weighs one for each item, or for
+# every so many bytes of its message where that is more.
+WRITES_ALONE, WRITES_SHARED = 256, 8
 BYTES_A_WEIGHT = 1024
 # How long a write holds others up: a row with its words takes the writer some 50 us, a long text 20 ns a byte.
 ITEM_S, BYTE_S = 50e-6, 20e-9

@@ -1,8 +1,9 @@
 """What a token costs: the same requests at a daemon that wants one and at a daemon that wants none, in short turns.
 
-Two daemons on copies of one store, one of which answers at a time, to connections that have logged in before. Beside
-the throughput, which also tells what else the machine was doing, it measures what is the daemon's own: the processor
-time that its process took for each request.
+Two daemons on copies of one store, one of which answers at a time, to connections that have logged in before. Two
+processes of the same program already differ by some percent for as long as they run, so that there are several rounds,
+each with new ones. Beside the throughput, which also tells what else the machine was doing, it measures what is the
+daemon's own: the processor time that its process took for each request.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import socket
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from prefill import prefill
 EPISODES = 2_000
 CLIENTS = 64
 TURN_S = 0.5
+ROUNDS = 8
 AIM = 0.05      # of the throughput
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -31,10 +33,10 @@ class Cost:
     """Of one sort of request: each pair of turns' requests a second and processor microseconds a request."""
 
     what: str
-    open_rates: list[float]
-    token_rates: list[float]
-    open_us: list[float]
-    token_us: list[float]
+    open_rates: list[float] = field(default_factory=list)
+    token_rates: list[float] = field(default_factory=list)
+    open_us: list[float] = field(default_factory=list)
+    token_us: list[float] = field(default_factory=list)
 
     @property
     def throughput_lost(self) -> float:
@@ -51,9 +53,9 @@ class Cost:
 class _Side:
     """One daemon, and how the load comes in."""
 
-    def __init__(self, daemon: MeasuredDaemon, *, wants_token: bool) -> None:
+    def __init__(self, daemon: MeasuredDaemon, token_name: str | None) -> None:
         self.daemon = daemon
-        self.secret = daemon.call("tokens.create", name="bench", role="write")["token"] if wants_token else None
+        self.secret = token_name and daemon.call("tokens.create", name=token_name, role="write")["token"]
         self._address = daemon.tcp_address()
 
     def connected(self, first: bytes, framing: Framing) -> socket.socket:
@@ -95,33 +97,38 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
 
 
-def authentication_costs(work: Path, settings: dict[str, str], seconds: float) -> Iterator[Cost]:
+def authentication_costs(work: Path, settings: dict[str, str], seconds: float) -> list[Cost]:
     """Of look-ups by lines and over HTTP, each for so many seconds on either side."""
     for name in ("open", "token"):
         prefill(work / name / "nexus.db", EPISODES)
     wanting = {**settings, "NEXUSD_SERVER__TCP__AUTH": "token"}
-    with running(work / "open", **settings) as first, running(work / "token", **wanting) as second:
-        sides = [_Side(first, wants_token=False), _Side(second, wants_token=True)]
-        for daemon in (first, second):
-            daemon.wait_until(lambda daemon=daemon: daemon.call("outbox.status")["pending"] == 0)
-        numbers = range(1, EPISODES)
-        yield _cost("look-ups by lines", sides, seconds, lambda side: (
-            side.login(), cycle([request("episodes.get", {"id": n}) for n in numbers]), NdjsonFraming(),
-        ))  # fmt: skip
-        yield _cost("look-ups over HTTP", sides, seconds, lambda side: (
-            side.get(1), cycle([side.get(n) for n in numbers]), HttpFraming(),
-        ))  # fmt: skip
+    numbers = range(1, EPISODES)
+    lines, http = Cost("look-ups by lines"), Cost("look-ups over HTTP")
+    for number in range(ROUNDS):
+        with running(work / "open", **settings) as first, running(work / "token", **wanting) as second:
+            sides = [_Side(first, None), _Side(second, f"bench-{number}")]
+            for daemon in (first, second):
+                daemon.wait_until(lambda daemon=daemon: daemon.call("outbox.status")["pending"] == 0)
+            _measure(lines, sides, seconds / ROUNDS, lambda side: (
+                side.login(), cycle([request("episodes.get", {"id": n}) for n in numbers]), NdjsonFraming(),
+            ))  # fmt: skip
+            _measure(http, sides, seconds / ROUNDS, lambda side: (
+                side.get(1), cycle([side.get(n) for n in numbers]), HttpFraming(),
+            ))  # fmt: skip
+    return [lines, http]
 
 
-def _cost(
-    what: str, sides: list[_Side], seconds: float,
+def _measure(
+    cost: Cost, sides: list[_Side], seconds: float,
     load_of: Callable[[_Side], tuple[bytes, Iterator[bytes], Framing]],
-) -> Cost:
+) -> None:
     loads = [load_of(side) for side in sides]
-    turns: tuple[list[_Turn], list[_Turn]] = ([], [])
+    for side, load in zip(sides, loads, strict=True):
+        side.turn(*load)    # that everything is there
+    into = [(cost.open_rates, cost.open_us), (cost.token_rates, cost.token_us)]
     for number in range(max(2, round(seconds / TURN_S))):
         for at in ((0, 1), (1, 0))[number % 2]:  # each goes first as often as the other
-            turns[at].append(sides[at].turn(*loads[at]))
-    rates = [[turn.rate for turn in each] for each in turns]
-    took_us = [[turn.processor_us for turn in each] for each in turns]
-    return Cost(what, *rates, *took_us)
+            turn = sides[at].turn(*loads[at])
+            rates, took_us = into[at]
+            rates.append(turn.rate)
+            took_us.append(turn.processor_us)

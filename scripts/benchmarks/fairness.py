@@ -95,6 +95,8 @@ NOISES: dict[str, tuple[Noise, int, int]] = {  # with the connections, and the r
     "createMany of 100": (bulk, CONNECTIONS, IN_FLIGHT),
     "batches of 100 searches": (batches, CONNECTIONS, 4),
     "messages of 16 MiB": (long_messages, 8, 1),
+    "64 searches at a time": (searches, 8, 8),  # no flood: a client that is busy, and reads its answers
+    "64 creates at a time": (creates, 8, 8),
 }
 
 

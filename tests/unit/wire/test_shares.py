@@ -119,6 +119,15 @@ def test_how_many_are_there_is_known_without_looking_at_each_with_every_message(
     assert shares.others_than(clients[1]) == 1
 
 
+def test_who_has_gone_counts_no_more() -> None:
+    shares, _ = make()
+    shares.join("stranger").took(0.0, 100)
+    known = shares.join("token")
+    assert shares.others_than(known) == 1
+    shares.leave("stranger")
+    assert shares.others_than(known) == 0
+
+
 def test_a_message_that_took_long_is_followed_by_a_rest_that_has_an_end() -> None:
     shares, loop = make()
     noisy = shares.join("noisy")
