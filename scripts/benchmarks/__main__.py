@@ -74,6 +74,7 @@ class Options:
     seconds: float
     peer: Path | None
     work: Path
+    noises: list[str]
 
 
 def measure_small_store(options: Options, report: Report) -> None:
@@ -365,12 +366,12 @@ def _verifies(daemon: MeasuredDaemon) -> bool:
 def measure_fairness(options: Options, report: Report) -> None:
     """A quiet client's 99th percentile, alone and beside one noisy client of every kind."""
     data = options.work / "fair"
-    prefill(data / "nexus.db", FAIR_EPISODES)
+    prefill(data / "nexus.db", min(FAIR_EPISODES, options.episodes))
     settings = {**TCP, "NEXUSD_SERVER__LIMITS__MAX_MESSAGE_BYTES_TCP": str(MESSAGE_BYTES)}
     with running(data, **settings) as daemon:
         daemon.wait_until(lambda: daemon.call("outbox.status")["pending"] == 0)
         daemon.wait_until(lambda: not daemon.call("system.status")["index"]["rebuilding"])
-    for noise in NOISES:
+    for noise in options.noises:
         for what, (alone_ms, beside_ms) in latencies_ms(data, options.work, noise, settings, options.seconds).items():
             alone, beside = percentile_ms(alone_ms), percentile_ms(beside_ms)
             report.add(f"{what} beside {noise}, p99", f"{alone:.2f} -> {beside:.2f} ms", f"{beside / alone:.1f} x, "
@@ -408,12 +409,14 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100_000, help="size of the large store")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each load runs")
     parser.add_argument("--peer", type=Path, help="folder of the Express service, with its node_modules")
+    parser.add_argument("--noise", action="append", choices=NOISES, help="which of them, each with --noise")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     given = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     report = Report()
     with tempfile.TemporaryDirectory(prefix="nexusd-bench-") as work:
-        options = Options(given.episodes, given.seconds, given.peer and given.peer.resolve(), Path(work))
+        options = Options(given.episodes, given.seconds, given.peer and given.peer.resolve(), Path(work),
+                          given.noise or list(NOISES))
         for name in given.only.split(","):
             PARTS[name](options, report)
     if given.json:
