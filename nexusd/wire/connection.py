@@ -20,7 +20,7 @@ from nexusd.wire.auth import MISSING, REFUSAL
 from nexusd.wire.connection_state import Stall, State
 from nexusd.wire.front import Front
 from nexusd.wire.methods import Principal
-from nexusd.wire.peers import Peer
+from nexusd.wire.peers import Peer, has_hung_up
 from nexusd.wire.registry import Registry
 from nexusd.wire.shares import Share
 
@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_gone(self) -> bool:
         """Whether nothing can be sent any more."""
-        return self._lost
+        return self._lost or has_hung_up(self._transport)
 
     def peer_address(self) -> str | None:
         """The address that it comes from; None on the Unix socket."""
@@ -301,7 +301,7 @@ class Connection(asyncio.Protocol):
     def _go_on_later(self, share: Share) -> None:
         """Other connections have their turn before the rest of this one's requests."""
         self._yielded = True
-        share.wait(self._go_on)
+        share.wait(self._go_on, has_more=self._front is not None and self._front.has_unread)
 
     def _go_on(self) -> None:
         self._yielded = False

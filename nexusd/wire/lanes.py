@@ -30,7 +30,7 @@ REST = 50           # times as long as the heavy call held others up: of fifty s
 # are carried out as well, so that this is what bounds them.
 MAX_WAITING = 4096
 RETRY_MS = 1000
-FLOOD = 256     # calls of one client that wait: no client that reads its answers before it asks on has so many
+FLOOD = 256     # calls of one client that wait. It rests the longer the more there are, up to twice as many
 
 
 class _Client:
@@ -65,6 +65,7 @@ class Lane:
 
         After a call of a flood its client rests as if that had held others up for `flood_s`.
         """
+        self.beside: Lane | None = None     # of the same clients: who asks for much there asks for much
         self._alone = alone
         self._shared = shared
         self._flood_s = flood_s
@@ -108,18 +109,21 @@ class Lane:
                 self._go_on(client)     # it may have been too heavy for what waits behind it
             raise
 
-    def leave(self, name: str, weight: int = 1, holds_s: float = 0.0) -> None:
-        """A call is done: the next of the same client begin."""
+    def leave(self, name: str, weight: int = 1, holds_s: float = 0.0, *, was_done: bool = True) -> None:
+        """A call is over: the next of the same client begin. Of one that was not done nobody has to recover."""
         client = self._clients[name]
         self._end(client, weight, holds_s)
+        now_s = client.seen_s
+        rest_s = REST * holds_s if holds_s >= HEAVY_S else 0.0
         if client.floods:
-            holds_s = max(holds_s, self._flood_s)
-        if holds_s < HEAVY_S:
-            client.light_s = client.seen_s
+            rest_s = max(rest_s, REST * self._flood_s * min(1.0, (len(client.waiting) - FLOOD + 1) / FLOOD))
+        if not rest_s:
+            client.light_s = now_s
         else:
-            client.much_s = now_s = client.seen_s
+            client.much_s = now_s
+        if rest_s and was_done and self._light_until_s(client, now_s) > now_s:
             # no longer than the client is remembered
-            client.rests_until_s = min(max(client.rests_until_s, now_s) + REST * holds_s, now_s + PRESENT_S)
+            client.rests_until_s = min(max(client.rests_until_s, now_s) + rest_s, now_s + PRESENT_S)
             self._rest(client)
         self._go_on(client)
 
@@ -145,8 +149,8 @@ class Lane:
     def _light_until_s(self, client: _Client, now_s: float) -> float:
         """Until when another client is there that asks for little, and for nothing else besides."""
         last_s = -math.inf
-        for other in self._clients.values():
-            if other is client or other.heavy or now_s - other.much_s < PRESENT_S:
+        for name, other in self._clients.items():
+            if other is client or self.asks_for_much(name) or (self.beside and self.beside.asks_for_much(name)):
                 continue
             last_s = max(last_s, other.light_s if other.idle else now_s)
         return last_s + LIGHT_FOR_S
@@ -169,7 +173,9 @@ class Lane:
     def asks_for_much(self, name: str) -> bool:
         """Whether this client has heavy calls or a flood of others here, or has just had."""
         client = self._clients.get(name)
-        return client is not None and (client.heavy > 0 or self._now_s() - client.much_s < PRESENT_S)
+        return client is not None and (
+            client.heavy > 0 or client.floods or self._now_s() - client.much_s < PRESENT_S
+        )
 
     def see(self, name: str, *, light: bool) -> _Client:
         """This client is there, whether it enters or not; `light`: it asks for little."""

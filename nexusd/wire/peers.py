@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import select
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -142,3 +143,13 @@ def _further_groups(sock: Any, uid: int, gid: int) -> list[int]:
         except (KeyError, OSError):
             return []
     return [group for (group,) in _GROUP.iter_unpack(found)]
+
+
+def has_hung_up(transport: asyncio.BaseTransport) -> bool:
+    """Whether the other end is gone, although the loop cannot know while it reads nothing of this connection."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return transport.is_closing()
+    looking = select.poll()
+    looking.register(sock.fileno(), 0)  # hang-ups and errors are told unasked
+    return bool(looking.poll(0))

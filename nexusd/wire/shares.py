@@ -7,7 +7,7 @@ first: whoever else has something to do does as much. Time that nobody else want
 single message that took long a client rests, since such a message holds up everybody and has to be rare. Beside
 somebody who sends only small ones it need not even be that long: what reads as many bytes as a hundred of these is felt
 by each that comes meanwhile. And whoever has many connections that wait for its slices, all the time, has little of the
-loop while somebody is asking who has not.
+loop while somebody is asking for one thing at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ BIG_BYTES = 8192        # to read a message of so many takes as long as to answe
 BYTE_S = 10e-9          # what each costs. By this and not by the clock, which also counts waiting for a processor
 FLOOD = 16              # who has had so many connections waiting for their turn,
 FLOOD_S = 0.1           # for so long without a pause, floods
+QUEUE = 4               # who has so many waiting, or the next request there already, does not ask for one at a time
 FLOOD_REST_S = 0.001    # what it rests after each slice: the shortest that there is
 PAUSE_S = 0.01          # who asks nothing for so long is not asking, and has no flood any more
 LIGHT_FOR_S = 0.25      # whoever sends small messages is there for so long after each, to those with big ones
@@ -46,6 +47,9 @@ class Share:
         self.big_s = -math.inf
         self._flood_began_s = 0.0
         self._flooded_s = -math.inf     # when as many waited the last time
+        self._queued_s = -math.inf      # when it had more to ask for than one thing the last time
+        self._looked_s = -math.inf      # whether anybody is asking, and when that was found out
+        self._is_held_back = False
         self._shares = shares
         self._used_s = 0.0              # of the slice
         self._waiting: deque[Callable[[], None]] = deque()
@@ -71,7 +75,7 @@ class Share:
             return
         if others and self._used_s >= LONG_S:
             self._rest(self._used_s)
-        elif others and self.floods(self.seen_s) and self._shares.is_asking(self):
+        elif others and self.floods(self.seen_s) and self._somebody_asks():
             self._used_s = 0.0
             self._next = self._shares.loop.call_later(FLOOD_REST_S, self._go_on)
         else:
@@ -82,11 +86,13 @@ class Share:
         self._used_s = 0.0
         self._next = self._shares.loop.call_later(min(LONGEST_REST_S, REST * used_s), self._go_on)
 
-    def wait(self, function: Callable[[], None]) -> None:
-        """Call it when there is time again; in the order in which they come."""
+    def wait(self, function: Callable[[], None], *, has_more: bool = False) -> None:
+        """Call it when there is time again; in the order in which they come. `has_more`: there is another request."""
         self._waiting.append(function)
+        now_s = self._shares.now_s()
+        if has_more or len(self._waiting) >= QUEUE:
+            self._queued_s = now_s
         if len(self._waiting) >= FLOOD:
-            now_s = self._shares.now_s()
             if now_s - self._flooded_s >= PAUSE_S:
                 self._flood_began_s = now_s
             self._flooded_s = now_s
@@ -96,6 +102,17 @@ class Share:
     def floods(self, now_s: float) -> bool:
         """Whether it has had many connections waiting for a while, and all the time."""
         return now_s - self._flooded_s < PAUSE_S and self._flooded_s - self._flood_began_s >= FLOOD_S
+
+    def asks_one_by_one(self, now_s: float) -> bool:
+        """Whether it has not had several requests waiting for a while, or big ones for longer."""
+        return now_s - self._queued_s >= FLOOD_S and now_s - self.big_s >= PRESENT_S
+
+    def _somebody_asks(self) -> bool:
+        now_s = self.seen_s
+        if now_s - self._looked_s >= FLOOD_REST_S:  # not with every slice: there may be hundreds of others
+            self._looked_s = now_s
+            self._is_held_back = self._shares.is_asking(self)
+        return self._is_held_back
 
     def _go_on(self) -> None:
         self._next = None
@@ -150,10 +167,10 @@ class Shares:
         return max(0, self._present - 1)
 
     def is_asking(self, share: Share) -> bool:
-        """Whether another client asks just now, with small messages only, and as fast as it is answered."""
+        """Whether another client asks just now, with one small message at a time."""
         now_s = self.now_s()
         return any(
-            now_s - other.small_s < PAUSE_S and now_s - other.big_s >= PRESENT_S and not other.floods(now_s)
+            now_s - other.small_s < PAUSE_S and other.asks_one_by_one(now_s)
             for other in self._shares.values() if other is not share
         )
 

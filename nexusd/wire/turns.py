@@ -42,6 +42,7 @@ class Turns:
         self._gate = gate
         self._reads = Lane(READS_ALONE, READS_SHARED, READ_S, clock.monotonic_s)
         self._writes = Lane(WRITES_ALONE, WRITES_SHARED, WRITE_S, clock.monotonic_s)
+        self._reads.beside, self._writes.beside = self._writes, self._reads
 
     def set_limits(self, limits: LimitsConfig) -> None:
         """Calls that begin from now on have these deadlines."""
@@ -49,12 +50,8 @@ class Turns:
 
     def notice(self, client: str, *, writes: bool) -> None:
         """This client asks for something."""
-        light = self._asks_for_little(client)
-        self._reads.see(client, light=light)
-        self._writes.see(client, light=light and not writes)    # what it writes is looked at when it enters
-
-    def _asks_for_little(self, client: str) -> bool:
-        return not self._reads.asks_for_much(client) and not self._writes.asks_for_much(client)
+        self._reads.see(client, light=True)
+        self._writes.see(client, light=not writes)  # what it writes is looked at when it enters
 
     @property
     def waiting(self) -> int:
@@ -80,13 +77,14 @@ class Turns:
             async with asyncio.timeout(timeout_s) as deadline:
                 if not (at_once := lane.try_enter(client)):
                     await lane.enter(client)
+                is_gone = not at_once and call.client is not None and call.client.is_gone()
                 try:
-                    if not at_once and call.client is not None and call.client.is_gone():
+                    if is_gone:
                         raise Busy("Whoever asked is gone.")
                     return await method.handler(call, params)
                 finally:
-                    lane.leave(client)
-                    self._writes.see(client, light=self._asks_for_little(client))  # it has been there all the while
+                    lane.leave(client, was_done=not is_gone)
+                    self._writes.see(client, light=True)    # it has been there all the while
         except TimeoutError:
             if not deadline.expired():
                 raise

@@ -239,7 +239,7 @@ async def test_a_flood_of_light_calls_goes_one_by_one_with_rests_beside_one_that
     lane.leave("noisy")
     assert await entered(flood) == 2, "fewer than a flood wait: no rest"
     assert not lane.asks_for_much("noisy")
-    flood += entering(lane, "noisy", 4)
+    flood += entering(lane, "noisy", lanes.FLOOD + 2)
     await entered(flood)
     assert lane.asks_for_much("noisy")
     lane.leave("noisy")
@@ -248,6 +248,86 @@ async def test_a_flood_of_light_calls_goes_one_by_one_with_rests_beside_one_that
     lane.see("quiet", light=True)
     assert await rested(flood[2], clock, 0.6 * lanes.REST * FLOOD_S)
     assert lane.try_enter("quiet")
+    await end(flood)
+
+
+async def test_the_rest_of_a_flood_grows_with_what_waits() -> None:
+    """A client that reads its answers is not cut off by one call more."""
+    rests_s = []
+    for over in (1, lanes.FLOOD // 4, lanes.FLOOD, 3 * lanes.FLOOD):
+        clock = ManualClock()
+        lane = make(clock)
+        lane.see("quiet", light=True)
+        flood = entering(lane, "noisy", 1 + lanes.FLOOD + over)
+        await entered(flood)
+        lane.leave("noisy")
+        began_s, step_s = clock.monotonic_s(), lanes.REST * FLOOD_S / 64
+        while await entered(flood) == 1:
+            clock.advance(step_s)
+            lane.see("quiet", light=True)
+            await asyncio.sleep(0.002)
+        rests_s.append((clock.monotonic_s() - began_s) / (lanes.REST * FLOOD_S))
+        await end(flood)
+    assert rests_s[0] < 0.1
+    assert 0.2 < rests_s[1] < 0.9
+    assert rests_s[2] > 0.9
+    assert rests_s[1] < rests_s[3]
+
+
+async def test_after_a_call_that_was_not_done_nobody_rests() -> None:
+    lane = make()
+    lane.see("quiet", light=True)
+    flood = entering(lane, "noisy", 3 * lanes.FLOOD)
+    for done in range(1, 2 * lanes.FLOOD):
+        assert await entered(flood) == done
+        lane.leave("noisy", was_done=False)
+    await end(flood)
+
+
+async def test_what_was_carried_out_alone_is_not_rested_from_when_somebody_comes() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    flood = entering(lane, "noisy", 4 * lanes.FLOOD)
+    for _ in range(lanes.FLOOD):
+        await entered(flood)
+        lane.leave("noisy")
+    lane.see("quiet", light=True)
+    done = await entered(flood)
+    while lane._clients["noisy"].busy:  # what had begun before the other one came
+        lane.leave("noisy")
+    flood_turns = await entered(flood)
+    clock.advance(1.1 * ALONE * lanes.REST * FLOOD_S)
+    lane.see("quiet", light=True)
+    assert flood_turns == done
+    async with asyncio.timeout(20):
+        while await entered(flood) == done:
+            await asyncio.sleep(0.01)
+    await end(flood)
+
+
+async def test_who_asks_for_much_in_one_lane_holds_nobody_up_in_the_other() -> None:
+    reads, writes = make(), make()
+    reads.beside, writes.beside = writes, reads
+    for lane, name in ((reads, "one"), (writes, "other")):
+        assert lane.try_enter(name, HEAVY, HOLDS_S)
+        lane.leave(name, HEAVY, HOLDS_S)
+    assert reads.try_enter("other")     # little of what it asks for here
+    reads.leave("other")
+    assert writes.try_enter("one")
+    writes.leave("one")
+    for lane, name in ((reads, "one"), (writes, "other")):
+        assert lane.try_enter(name, HEAVY, HOLDS_S)
+        lane.leave(name, HEAVY, HOLDS_S)
+        assert lane.try_enter(name, HEAVY, HOLDS_S)
+
+
+async def test_a_flood_whose_calls_take_long_asks_for_much_all_the_while() -> None:
+    clock = ManualClock()
+    lane = make(clock)
+    flood = entering(lane, "noisy", ALONE + lanes.FLOOD)
+    await entered(flood)
+    clock.advance(2 * PRESENT_S)
+    assert lane.asks_for_much("noisy")
     await end(flood)
 
 

@@ -20,6 +20,7 @@ from nexusd.wire.shares import (
     LONGEST_REST_S,
     PAUSE_S,
     PRESENT_S,
+    QUEUE,
     REST,
     SLICE_ALONE_S,
     SLICE_S,
@@ -221,6 +222,28 @@ def test_a_few_connections_or_a_moment_are_no_flood(connections: int, seconds: f
     shares, loop = make()
     flood(shares, loop, "busy", connections, seconds)
     assert not shares.join("busy").floods(loop.now_s)
+
+
+@pytest.mark.parametrize("connections", [1, QUEUE])
+def test_who_always_has_the_next_request_there_holds_nobody_back(connections: int) -> None:
+    shares, loop = make()
+    flood(shares, loop, "threads", FLOOD + 1, 2 * FLOOD_S)
+    greedy = shares.join("greedy")
+
+    def go_on() -> None:
+        greedy.took(SLICE_S, 100)
+        greedy.wait(go_on, has_more=connections == 1)
+
+    for _ in range(connections):
+        greedy.wait(go_on, has_more=connections == 1)
+    loop.run()
+    threads, hers = shares.join("threads"), 0
+    for _ in range(1000):
+        seen_s = threads.seen_s
+        loop.run()
+        hers += threads.seen_s != seen_s
+        loop.now_s += SLICE_S
+    assert hers > 300, "as many slices as the other one"
 
 
 def test_two_floods_do_not_hold_each_other_up() -> None:
