@@ -77,8 +77,9 @@ class Turns:
             async with asyncio.timeout(timeout_s) as deadline:
                 if not (at_once := lane.try_enter(client)):
                     await lane.enter(client)
-                is_gone = not at_once and call.client is not None and call.client.is_gone()
+                is_gone = False
                 try:
+                    is_gone = not at_once and call.client is not None and call.client.is_gone()
                     if is_gone:
                         raise Busy("Whoever asked is gone.")
                     return await method.handler(call, params)

@@ -260,6 +260,23 @@ async def test_whoever_comes_again_does_not_rest_from_what_it_asked_before_it_we
     assert (await answer)["result"] == "done"
 
 
+async def test_a_hang_up_is_noticed_although_nothing_is_read_of_the_connection(
+    houses: list[House], tmp_path: Path
+) -> None:
+    house = await opened(houses, tmp_path)
+    caller = await house.unix()
+    caller.send("read", 40)     # more than may be in flight: the rest is not read
+    await waiting(house, 32 - READS_ALONE)
+    caller.writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await caller.writer.wait_closed()
+    house.door.set()
+    async with asyncio.timeout(20):
+        while house.dispatcher.turns.waiting:
+            await asyncio.sleep(0.001)
+    assert house.begun == READS_ALONE
+
+
 async def test_floods_of_reads_and_of_writes_do_not_hold_each_other_up(houses: list[House], tmp_path: Path) -> None:
     house = await opened(houses, tmp_path)
     answers = {"read": 0, "write": 0}
